@@ -1,0 +1,1 @@
+"""vdsClient: the command line that operators and scripts use. Talks to the server and reads the schema."""

@@ -1,0 +1,219 @@
+"""The one place that changes files of a domain, a task store or a journal.
+
+Every function says what is durable when it returns. Nothing here follows a symbolic link as the last component, and
+nothing overwrites a file except `replace`, whose name says so. Temporary names are unique, so two writers never share
+one, and end in ``.new``, which every scan ignores.
+
+What cannot be promised: a device that acknowledges a flush it did not do; a network file system mounted ``async``.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".new"
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def read(path: Path, limit: int) -> bytes:
+    """Content of a small regular file.
+
+    Args:
+        path: the file; a symbolic link is refused with ELOOP.
+        limit: most bytes accepted.
+
+    Raises:
+        OSError: EFBIG when the file is larger than the limit, EINVAL when it is not a regular file, else the system's.
+    """
+    fd = os.open(path, _READ | os.O_NONBLOCK)
+    with os.fdopen(fd, "rb", buffering=0) as stream:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        data = stream.read(limit + 1) or b""
+        if len(data) > limit or info.st_size > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+        return data
+
+
+def replace(path: Path, data: bytes, mode: int = 0o660) -> None:
+    """Put `data` under `path` as a whole: afterwards, and after any crash, the file holds the old or the new content.
+
+    Write order: temporary file, fsync of it, rename, fsync of the directory. A crash before the rename leaves a
+    ``*.new`` file that `sweep_temporaries` removes. Durable on return.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        _write_new(temporary, data, mode)
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_directory(path.parent)
+
+
+def create(path: Path, data: bytes = b"", *, size: int | None = None, mode: int = 0o660) -> None:
+    """Make a new file; durable on return.
+
+    Args:
+        data: first bytes of the file.
+        size: length in bytes to extend to, sparse; default the length of `data`.
+        mode: exact permission bits, whatever the umask.
+
+    Raises:
+        FileExistsError: the name is taken (also by a symbolic link). Nothing is changed.
+        OSError: the file could not be made whole; it is removed again.
+    """
+    try:
+        _write_new(path, data, mode, size)
+    except FileExistsError:
+        raise
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+    sync_directory(path.parent)
+
+
+def _write_new(path: Path, data: bytes, mode: int, size: int | None = None) -> None:
+    fd = os.open(path, _CREATE, mode)
+    try:
+        os.fchmod(fd, mode)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        if size is not None:
+            os.ftruncate(fd, size)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def extend(path: Path, size: int) -> None:
+    """Grow an existing file to `size` bytes, sparse; durable on return. Never shrinks."""
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_size < size:
+            os.ftruncate(fd, size)
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync(path: Path) -> None:
+    """Flush a file that another program wrote, so that what is recorded about it next is true after a crash."""
+    fd = os.open(path, _READ)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. A file system that cannot (EINVAL) is accepted; an I/O error is not."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: Path, mode: int = 0o775) -> bool:
+    """Make one directory, durable on return; False when it is there already (and is a real directory)."""
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise
+        return False
+    sync_directory(path.parent)
+    return True
+
+
+def unlink(path: Path) -> bool:
+    """Remove a file name; False when it was gone already, which is success for every destructive step."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    sync_directory(path.parent)
+    return True
+
+
+def remove_directory(path: Path) -> bool:
+    """Remove an empty directory; False when it was gone already."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return False
+    sync_directory(path.parent)
+    return True
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all below it without following any link. Already gone is success; crash-repeatable."""
+    try:
+        entries = list(os.scandir(path))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            remove_tree(Path(entry.path))
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(entry.path)
+    remove_directory(path)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename within one file system, durable on return. The target must not exist.
+
+    Raises:
+        FileExistsError: the target exists. Nothing is changed.
+    """
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    os.rename(source, target)
+    sync_directory(target.parent)
+    if source.parent != target.parent:
+        sync_directory(source.parent)
+
+
+def hard_link(source: Path, target: Path) -> None:
+    """Give a file a second name; an existing target is replaced only when it is no link of the same file."""
+    if os.path.lexists(target) and os.path.samefile(source, target):
+        return
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    os.link(source, temporary, follow_symlinks=False)
+    os.rename(temporary, target)
+    sync_directory(target.parent)
+
+
+def point(link: Path, target: Path) -> None:
+    """Make or move a symbolic link of ours atomically; an entry that is not a symbolic link is refused (EEXIST)."""
+    if os.path.lexists(link) and not link.is_symlink():
+        raise FileExistsError(errno.EEXIST, "not a symbolic link", str(link))
+    temporary = link.with_name(f"{link.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    os.symlink(target, temporary)
+    os.rename(temporary, link)
+    sync_directory(link.parent)
+
+
+def names(directory: Path) -> list[str]:
+    """Names in a directory, without temporaries. Raises OSError when it could not be read: that is not "empty"."""
+    return [name for name in os.listdir(directory) if not name.endswith(TEMPORARY_SUFFIX)]
+
+
+def sweep_temporaries(directory: Path) -> int:
+    """Remove what writers left that died before their rename; the number removed. The caller holds the lock."""
+    left = [name for name in os.listdir(directory) if name.endswith(TEMPORARY_SUFFIX)]
+    return sum(unlink(directory / name) for name in left)

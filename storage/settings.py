@@ -1,0 +1,39 @@
+"""What the storage floor may be told by its configuration. Defaults here are the defaults of the daemon."""
+
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the storage floor.
+
+    Attributes:
+        repository: root of links, mounts and local task store (the protocol's ``/rhev/data-center``).
+        lock_timeout: seconds a verb waits for a lock before it answers 851.
+        workers: threads that run background tasks.
+        max_tasks: tasks that may wait for a worker.
+        qemu_img: name or path of the qemu-img program.
+        qemu_img_timeout: seconds for a look at one image (info, check); copying has no limit of its own.
+        prove_seconds: most time that reconcileVolumeChain spends comparing bytes before it refers to proveVolumeChain.
+            The engine hangs up after 180 s.
+        time_margin: seconds by which one file must have been written later than another before that counts as evidence.
+        chain_limit: most volumes of one image.
+        l2_limit: most bytes of allocation tables read for one volume.
+    """
+
+    repository: Path
+    lock_timeout: float = 120.0
+    workers: int = 10
+    max_tasks: int = 500
+    qemu_img: str = "qemu-img"
+    qemu_img_timeout: float = 30.0
+    prove_seconds: float = 60.0
+    time_margin: float = 5.0
+    chain_limit: int = 256
+    l2_limit: int = 256 * 1024 * 1024
+
+    @property
+    def run_directory(self) -> Path:
+        """Where links of prepared images live."""
+        return self.repository / "run"
