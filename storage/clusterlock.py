@@ -118,7 +118,7 @@ class LocalLock:
         with self._guard:
             fd, self._fd, self._host_id = self._fd, None, None
         if fd is not None:
-            # Unlocking says it for a child too that is between fork and exec and shares the descriptor; closing would not.
+            # Closing alone would leave it to a child between fork and exec, which shares the descriptor.
             fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
