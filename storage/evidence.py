@@ -1,0 +1,61 @@
+"""What a decision about a chain rests on: questions that pure code asks, and answers that reading the images gives.
+
+The one question that matters about a volume: *would what stands on it read the same without it?* If yes, dropping it
+loses nothing, whatever any header or mark says. If no, it must stay.
+"""
+
+import dataclasses
+
+from storage import ids
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """Does `child` read the same on top of `target` as on top of `upper`?
+
+    Attributes:
+        upper: volumes that would be dropped, nearest the child first.
+        child: the volume that stands on them; None when the first of `upper` is itself the leaf.
+        target: the volume (with all that is beneath it) which would take their place; None for no backing at all.
+    """
+
+    upper: tuple[ids.VolumeId, ...]
+    child: ids.VolumeId | None
+    target: ids.VolumeId | None
+
+    def __str__(self) -> str:
+        names = " and ".join(self.upper)
+        onto = f"volume {self.target}" if self.target else "nothing"
+        return f"{names} against {onto}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the images themselves say to a question.
+
+    Attributes:
+        covered: whether the target itself holds every cluster that counts, read from allocation tables; None when the
+            target is raw, which has no tables.
+        same: whether all bytes that count are equal; None when they were not all compared.
+        common: the same, looking only at what the target holds itself.
+        held: bytes of guest disk that count.
+        compared: bytes that were compared.
+        note: for people: where the first difference lies, or why not all was compared.
+    """
+
+    covered: bool | None
+    same: bool | None
+    common: bool | None
+    held: int = 0
+    compared: int = 0
+    note: str = ""
+    remembered: bool = False
+
+    def told(self) -> str:
+        """The evidence in one sentence."""
+        if self.held == 0:
+            return "it holds nothing that counts"
+        coverage = {True: "all of it held by the target", False: "not all of it held by the target", None: "target raw"}
+        equal = {True: "all bytes equal", False: "bytes differ", None: "bytes not all compared"}
+        parts = [f"{self.held} bytes held, {coverage[self.covered]}", f"{self.compared} compared, {equal[self.same]}"]
+        return "; ".join([*parts, *([self.note] if self.note else [])])

@@ -1,0 +1,129 @@
+"""The way down from a leaf: which volume each volume really stands on. Pure.
+
+qemu follows headers, so the header is what the guest sees next; but a header is a claim. Where it skips volumes that
+metadata still has in between, somebody merged them, or seemed to: then the images are asked (`evidence.Question`)
+whether the child reads the same without them. Only if it does the header is believed. If it does not, or nobody could
+tell, the merge counts as torn and the child is put back on the volume it came from, which is safe as long as that
+volume exists: a merge only reads it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from storage import evidence, ids, record
+
+Records = Mapping[ids.VolumeId, record.Record]
+Answers = Mapping[evidence.Question, evidence.Answer]
+
+
+class Blocked(Exception):
+    """The way down ends at a fault."""
+
+    def __init__(self, fault: record.Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+class Asked(Exception):
+    """The way down depends on a question that has no answer yet."""
+
+    def __init__(self, question: evidence.Question) -> None:
+        super().__init__(str(question))
+        self.question = question
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One volume of the way and what it stands on.
+
+    Attributes:
+        volume: the volume.
+        parent: what it really stands on, None for the base.
+        skipped: volumes that metadata has between the two and the header has not.
+        restored: the header must be pointed back at `parent`, the first of `skipped`.
+        answer: the evidence, when there was a question.
+    """
+
+    volume: ids.VolumeId
+    parent: ids.VolumeId | None
+    skipped: tuple[ids.VolumeId, ...] = ()
+    restored: bool = False
+    answer: evidence.Answer | None = None
+
+
+def down(records: Records, top: ids.VolumeId, answers: Answers, limit: int) -> list[Step]:
+    """The steps from `top` to the base, `top` first.
+
+    Raises:
+        Blocked: a volume on the way cannot be used, is missing, or comes twice.
+        Asked: an answer is missing.
+    """
+    steps: list[Step] = []
+    seen: set[ids.VolumeId] = set()
+    volume: ids.VolumeId | None = top
+    while volume is not None:
+        seen.add(volume)
+        if len(seen) > limit:
+            raise Blocked(record.too_deep(top, limit))
+        step = _step(records, volume, answers)
+        if step.parent in seen:
+            raise Blocked(record.loop(volume, step.parent))
+        steps.append(step)
+        volume = step.parent
+    return steps
+
+
+def _step(records: Records, volume: ids.VolumeId, answers: Answers) -> Step:
+    here = usable(records, volume)
+    if here.link is not None and here.link not in records:
+        raise Blocked(record.missing(volume, here.link))
+    between = skipped(records, here)
+    if not between:
+        return Step(volume, here.link)
+    question = evidence.Question(between, volume, here.link)
+    if question not in answers:
+        if here.link is not None:
+            usable(records, here.link)
+        raise Asked(question)
+    answer = answers[question]
+    if answer.same:
+        return Step(volume, here.link, between, answer=answer)
+    return Step(volume, between[0], between, restored=True, answer=answer)
+
+
+def usable(records: Records, volume: ids.VolumeId) -> record.Record:
+    """The record of a volume that can be relied on.
+
+    Raises:
+        Blocked: it has a fault.
+    """
+    here = records[volume]
+    if here.faults:
+        raise Blocked(here.faults[0])
+    return here
+
+
+def skipped(records: Records, here: record.Record) -> tuple[ids.VolumeId, ...]:
+    """Volumes that metadata has between a volume and what its header names, nearest first.
+
+    Empty when both agree, when the header merely adds volumes, and when what metadata names is gone: then nothing is
+    left that could be put back, and the header is the only account there is.
+    """
+    if here.metadata is None or not here.own:
+        return ()
+    below = set(headers(records, here.link))
+    found: list[ids.VolumeId] = []
+    volume = here.parent
+    while volume is not None and volume in records and volume not in below and volume not in (here.volume, *found):
+        found.append(volume)
+        volume = records[volume].parent
+    return tuple(found)
+
+
+def headers(records: Records, volume: ids.VolumeId | None) -> list[ids.VolumeId]:
+    """Volumes met by following headers alone from `volume`, stopping at whatever is missing or comes twice."""
+    found: list[ids.VolumeId] = []
+    while volume is not None and volume in records and volume not in found:
+        found.append(volume)
+        volume = records[volume].link
+    return found
