@@ -101,7 +101,7 @@ class Allocation:
         return hash(self._edges.tobytes())
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{start}..{end}" for start, end in self.ranges[:4])
+        shown = ", ".join(f"{start}..{end}" for start, end in _pairs(self._edges[:8]))
         more = f", {len(self._edges) // 2 - 4} more" if len(self._edges) > 8 else ""
         return f"Allocation({shown}{more}; {self.bytes} bytes)"
 
