@@ -196,6 +196,16 @@ class StoragePoolUnknown(StorageError):
     template = "pool {pool} is not connected on this host"
 
 
+class IsoCannotBeMasterDomain(StorageError):
+    code = 317
+    template = "ISO domain {domain} cannot be the master of a pool"
+
+
+class BackupCannotBeMasterDomain(StorageError):
+    code = 319
+    template = "backup domain {domain} cannot be the master of a pool"
+
+
 class CannotConnectMultiplePools(StorageError):
     code = 323
     template = "pool {connected} is connected already; disconnect it before pool {pool}"
@@ -402,6 +412,11 @@ class TaskAborted(StorageError):
     template = "task {task} was stopped"
 
 
+class InvalidRecovery(StorageError):
+    code = 430
+    template = "task {task}: recovery {recovery} is not known here, and nothing is run by the name in a file"
+
+
 class TaskStateTransitionError(StorageError):
     code = 441
     template = "task {task} cannot go from {state} to {wanted}"
@@ -502,6 +517,11 @@ class ResourceTimeout(StorageError):
 class InvalidParameterException(StorageError):
     code = 1000
     template = "parameter {name}: {reason}"
+
+
+class NotImplementedException(StorageError):
+    code = 2000
+    template = "{what} is not possible in this release"
 
 
 class OperationInProgress(StorageError):

@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".new"
@@ -172,6 +173,49 @@ def remove_tree(path: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(entry.path)
     remove_directory(path)
+
+
+def discard(path: Path) -> None:
+    """Remove a directory so that it goes at once: first its name becomes a temporary one, then it is taken apart.
+
+    A crash in between leaves a ``*.new`` directory, never a half-empty one under `path`. Already gone is success.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        os.rename(path, temporary)
+    except FileNotFoundError:
+        return
+    sync_directory(path.parent)
+    remove_tree(temporary)
+
+
+def create_directory(path: Path, contents: Mapping[str, bytes], mode: int = 0o775) -> None:
+    """Make a directory with small files in it; directory and files are durable on return.
+
+    Raises:
+        FileExistsError: the name is taken. Nothing is changed.
+        OSError: it could not be made whole; a part of it may be left.
+    """
+    os.mkdir(path, mode)
+    for name, data in contents.items():
+        _write_new(path / name, data, 0o660)
+    sync_directory(path)
+    sync_directory(path.parent)
+
+
+def swap_directory(new: Path, current: Path, previous: Path) -> None:
+    """Put the directory `new` in the place of `current`; all three are names in one directory. Durable on return.
+
+    Write order: drop a left-over `previous`, rename `current` to `previous`, rename `new` to `current`, fsync, drop
+    `previous`. Two renames, so there is one window in which `current` is missing: then `new` is complete, because the
+    caller made it durable before. `current` may be missing from the start.
+    """
+    discard(previous)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(current, previous)
+    os.rename(new, current)
+    sync_directory(current.parent)
+    discard(previous)
 
 
 def rename(source: Path, target: Path) -> None:

@@ -50,6 +50,11 @@ class Held:
         self._locks = locks
         self._owner = owner
 
+    @property
+    def locks(self) -> tuple[Lock, ...]:
+        """What is held now; a task records it, so that its rollback after a restart takes the same locks."""
+        return tuple(self._locks)
+
     def release(self) -> None:
         """Give all locks back; a second call does nothing."""
         locks, self._locks = self._locks, []
