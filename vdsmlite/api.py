@@ -148,7 +148,7 @@ class StoragePool:
         self,
         prev_id: int,
         prev_lver: int,
-        enable_scsi_fencing: object = None,
+        enable_scsi_fencing: object,
         max_host_id: int | None = None,
         dom_version: int | None = None,
     ) -> Result:

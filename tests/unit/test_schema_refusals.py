@@ -1,0 +1,301 @@
+"""Calls that violate the schema, for every verb and every parameter: refused by name, and nothing is run."""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rpc import bridge, catalogue
+
+ROOT = Path(__file__).resolve().parents[2]
+CATALOGUE = catalogue.load(ROOT / "schema")
+VERBS = list(CATALOGUE.verbs.values())
+CONTEXT = bridge.Context(client="127.0.0.1:1")
+
+ID = "47bd7538-c48b-4b94-ba94-def922151d48"
+OTHER = "11BD7538-C48B-4B94-BA94-DEF922151D48"
+
+NO_IDS: list[Any] = [
+    "",
+    "x",
+    "/etc/passwd",
+    "../" + ID,
+    f"{ID[:33]}/..",
+    ID + "\n",
+    "\n" + ID,
+    ID + " ",
+    ID[:-1] + "\n",
+    ID[:-1] + "\x00",
+    ID[:-1],
+    ID + "0",
+    ID.replace("4", "\uff14"),
+    ID.replace("1", "\u0661"),
+    ID.replace("-", "\u2010"),
+    "{" + ID + "}",
+    "urn:uuid:" + ID,
+    ID.replace("-", ""),
+    ID[:8] + ID[9:18] + "--" + ID[18:],
+    ID.replace("a", "g"),
+    "*" * 36,
+    "[a-f]" + ID[5:],
+    7,
+    4.5,
+    True,
+    [ID],
+    {"id": ID},
+    [],
+]
+NO_TEXTS: list[Any] = [
+    7,
+    4.5,
+    True,
+    ["text"],
+    {"text": "text"},
+    *(f"a{c}b" for c in "\n\r\t\x00\x1b\x7f\x85\u2028\u2029\ud800\ufffe"),
+]
+NO_INTS: list[Any] = [
+    "",
+    "x",
+    "1.0",
+    "1e3",
+    "0x10",
+    " 1",
+    "1\n",
+    "1_0",
+    "\uff11",
+    "--1",
+    4.5,
+    1.0,
+    True,
+    [1],
+    {},
+    2**31,
+    -(2**31) - 1,
+    2**70,
+    "2147483648",
+    "9" * 5000,
+]
+
+# What each type of a parameter refuses.
+WRONG: dict[str, list[Any]] = {
+    "UUID": NO_IDS,
+    "UUIDList": [*([ID, wrong] for wrong in NO_IDS), ID, {ID: ID}, [], [ID, ID], True],
+    "IdList": [*([wrong] for wrong in NO_IDS), ID, {ID: ID}, True],
+    "Line": [*NO_TEXTS, "a" * 5000],
+    "Location": [*NO_TEXTS, "/" * 5000],
+    "Int": NO_INTS,
+    "IntOrEmpty": [wrong for wrong in NO_INTS if wrong != ""],
+    "Bool": ["", "yes", "1", "0", "on", "true\n", " true", "truefalse", 0, 1, 1.0, ["true"], {}],
+    "VolumeSize": [-1, "-1", "", "1G", "1.5", " 1", "1\n", "\uff11", 1.5, 1.0, True, [1], {}, 2**63, "9" * 20],
+    "DiskType": ["", "data", "DATA\n", "TOOLONG", "../X", "\uff12", -1, 2.0, True, [2], {}],
+    "Legality": ["", "legal", "LEGAL\n", "UNKNOWN", 1, True, ["LEGAL"], {}],
+    "ConnectionList": [
+        ID,
+        {"id": "x"},
+        7,
+        True,
+        [ID],
+        [[]],
+        [{}],
+        [{"connection": "/x"}],
+        *([{"id": text}] for text in NO_TEXTS),
+    ]
+    + [[{"id": "x", "connection": wrong}] for wrong in NO_TEXTS]
+    + [[{"id": "x", "port": wrong}] for wrong in (4.5, True, [], {}, "a\nb")]
+    + [[{"id": "x", "unheard_of": "a\nb"}]],
+    "DomainStatusMap": [*({wrong: "active"} for wrong in NO_IDS if isinstance(wrong, str))]
+    + [{ID: wrong} for wrong in ("", "Gone", "active\n", 1, True, None, ["active"], {})]
+    + [ID, [ID], 7, True],
+    "ReconcileOptions": [
+        *({"leaf": wrong} for wrong in NO_IDS),
+        {"leaf": None},
+        {"other": ID},
+        {"leaf": ID, "force": True},
+        ID,
+        [ID],
+        7,
+        True,
+    ],
+}
+
+# One value that each type accepts, and what reaches the API for it.
+RIGHT: dict[str, tuple[Any, Any]] = {
+    "UUID": (OTHER, OTHER),
+    "UUIDList": ([ID, OTHER], [ID, OTHER]),
+    "IdList": ([], []),
+    "Line": ('{"DiskAlias":"\u00e9=\u4e2d\U0001f600"}',) * 2,
+    "Location": ("/data/with space",) * 2,
+    "Int": ("-1", -1),
+    "IntOrEmpty": ("", ""),
+    "Bool": ("False", False),
+    "VolumeSize": ("1073741824", "1073741824"),
+    "DiskType": (2, 2),
+    "Legality": ("ILLEGAL", "ILLEGAL"),
+    "ConnectionList": ([{"id": "", "connection": "/x", "port": "", "user": ""}],) * 2,
+    "DomainStatusMap": ({ID: "active", OTHER: "Attached"},) * 2,
+    "ReconcileOptions": ({"leaf": ID},) * 2,
+    "Ignored": ("true",) * 2,
+}
+
+CONSTRUCTORS = {
+    "Host": (),
+    "StoragePool": ("pool_id",),
+    "StorageDomain": ("domain_id",),
+    "Image": ("image_id", "pool_id", "domain_id"),
+    "Volume": ("volume_id", "pool_id", "domain_id", "image_id"),
+    "Task": ("task_id",),
+}
+
+
+class Recorder:
+    """Stands for the API: takes every call, does nothing, and remembers the arguments."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def factory(**ids: str) -> "Instance":
+            return Instance(self, ids)
+
+        parameter = inspect.Parameter
+        parameters = [parameter(each, parameter.POSITIONAL_OR_KEYWORD) for each in CONSTRUCTORS[name]]
+        factory.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return factory
+
+
+@dataclasses.dataclass
+class Instance:
+    recorder: Recorder
+    ids: Mapping[str, str]
+
+    def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
+        def method(**arguments: Any) -> dict[str, Any]:
+            self.recorder.calls.append({**self.ids, **arguments})
+            return {}
+
+        return method
+
+
+RECORDER = Recorder()
+# One bridge for all: compiling a verb's check takes longer than a call.
+BRIDGE = bridge.Bridge(CATALOGUE, RECORDER, lambda error, default: (100, "no verb ran"))
+
+
+@pytest.fixture(autouse=True)
+def no_calls() -> Iterator[None]:
+    RECORDER.calls.clear()
+    yield
+    RECORDER.calls.clear()
+
+
+def type_of(schema: Mapping[str, Any]) -> str:
+    name = catalogue.type_name(schema)
+    assert name is not None
+    return name
+
+
+def named(verb: catalogue.Verb) -> dict[str, Any]:
+    return {param.name: RIGHT[type_of(param.schema)][0] for param in verb.params}
+
+
+def positional(verb: catalogue.Verb) -> list[Any]:
+    return [RIGHT[type_of(position.schema)][0] for position in verb.wire]
+
+
+def assert_refused(reply: bridge.Reply, name: str) -> None:
+    assert RECORDER.calls == []
+    assert reply.refused
+    assert reply.code in (bridge.UNEXPECTED, bridge.INVALID_PARAMETER)
+    assert re.search(rf"\b{name}\b", reply.message), reply.message
+    assert len(reply.message) < 400
+    assert reply.message.isprintable()
+
+
+every_verb = pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+every_parameter = pytest.mark.parametrize(
+    ("verb", "param"),
+    [(verb, param) for verb in VERBS for param in verb.params],
+    ids=lambda value: value.name,
+)
+
+
+# ---------------------------------------------------------------- what is right passes
+
+
+@every_verb
+def test_a_right_call_by_name_runs(verb: catalogue.Verb) -> None:
+    reply = BRIDGE.call_named(verb.method, named(verb), CONTEXT)
+    assert (reply.code, reply.refused) == (0, False), reply.message
+    assert RECORDER.calls == [{param.argument: RIGHT[type_of(param.schema)][1] for param in verb.params}]
+
+
+@every_verb
+def test_a_right_call_by_position_runs(verb: catalogue.Verb) -> None:
+    reply = BRIDGE.call_positional(verb.name, positional(verb), CONTEXT)
+    assert (reply.code, reply.refused) == (0, False), reply.message
+    expected = {p.param.argument: RIGHT[type_of(p.schema)][1] for p in verb.wire if p.param is not None}
+    assert RECORDER.calls == [expected]
+
+
+@every_verb
+def test_optional_parameters_may_be_left_out_or_nothing(verb: catalogue.Verb) -> None:
+    required = {param.name: RIGHT[type_of(param.schema)][0] for param in verb.params if param.required}
+    nothing = {param.name: None for param in verb.params if not param.required}
+    for params in (required, required | nothing):
+        RECORDER.calls.clear()
+        assert BRIDGE.call_named(verb.method, params, CONTEXT).code == 0
+        assert set(RECORDER.calls[0]) == {param.argument for param in verb.params if param.required}
+    shortest = [RIGHT[type_of(position.schema)][0] for position in verb.wire if position.required]
+    assert BRIDGE.call_positional(verb.name, shortest, CONTEXT).code == 0
+
+
+def test_every_type_of_a_parameter_is_tried() -> None:
+    used = {type_of(param.schema) for verb in VERBS for param in verb.params}
+    assert used - {"Ignored"} == set(WRONG)
+    assert used == set(RIGHT)
+
+
+# ---------------------------------------------------------------- what is wrong does not
+
+
+@every_parameter
+def test_missing(verb: catalogue.Verb, param: catalogue.Param) -> None:
+    if not param.required:
+        return
+    params = named(verb)
+    del params[param.name]
+    assert_refused(BRIDGE.call_named(verb.method, params, CONTEXT), param.name)
+    place = [position.name for position in verb.wire].index(param.name)
+    assert_refused(BRIDGE.call_positional(verb.name, positional(verb)[:place], CONTEXT), param.name)
+
+
+@every_parameter
+def test_nothing_in_place_of_a_required_value(verb: catalogue.Verb, param: catalogue.Param) -> None:
+    if param.required and type_of(param.schema) != "Ignored":
+        assert_refused(BRIDGE.call_named(verb.method, named(verb) | {param.name: None}, CONTEXT), param.name)
+
+
+@every_parameter
+def test_wrong_value(verb: catalogue.Verb, param: catalogue.Param) -> None:
+    places = [position.name for position in verb.wire]
+    for wrong in WRONG.get(type_of(param.schema), ()):
+        reply = BRIDGE.call_named(verb.method, named(verb) | {param.name: wrong}, CONTEXT)
+        assert_refused(reply, param.name)
+        assert reply.code == bridge.INVALID_PARAMETER
+        if param.name in places:
+            values = positional(verb)
+            values[places.index(param.name)] = wrong
+            assert_refused(BRIDGE.call_positional(verb.name, values, CONTEXT), param.name)
+
+
+@every_verb
+def test_too_many_and_unknown(verb: catalogue.Verb) -> None:
+    for extra in (None, "x"):
+        reply = BRIDGE.call_positional(verb.name, [*positional(verb), extra], CONTEXT)
+        assert_refused(reply, verb.name)
+    assert_refused(BRIDGE.call_named(verb.method, [*named(verb).values(), "x"], CONTEXT), verb.method)
+    assert_refused(BRIDGE.call_named(verb.method, named(verb) | {"unheardOf": 1}, CONTEXT), "unheardOf")
