@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from storage import errors, ids
 
+NAME = "domain metadata"
 CHECKSUM = "_SHA_CKSUM"
 
 VERSION = "VERSION"
@@ -47,7 +48,6 @@ NOBODY = -1
 LEASE_DEFAULTS: Mapping[str, int] = {LOCK_RENEWAL: 5, LEASE_TIME: 60, IO_TIMEOUT: 10, LEASE_RETRIES: 3}
 STATUSES = ("Active", "Attached", "Unattached", "Unknown")
 
-_OBJECT = "domain metadata"
 _DEFAULT_ALIGNMENT = 1024 * 1024
 _DEFAULT_BLOCK_SIZE = 512
 # C0, DEL, C1 with NEL, line and paragraph separator, and lone surrogates, which UTF-8 cannot hold.
@@ -61,6 +61,7 @@ class DomainMetadata:
 
     Attributes:
         raw: every key and value as text, unknown keys included, without the checksum.
+        name: what to call the record in a message.
 
     Raises (the properties):
         MetaDataKeyNotFoundError: the key is missing and has no default.
@@ -68,6 +69,7 @@ class DomainMetadata:
     """
 
     raw: Mapping[str, str]
+    name: str = dataclasses.field(default=NAME, compare=False)
 
     @property
     def version(self) -> int:
@@ -77,7 +79,7 @@ class DomainMetadata:
     def domain_id(self) -> ids.DomainId:
         text = self.text(DOMAIN_ID)
         if not ids.is_id(text):
-            raise _invalid(f"{DOMAIN_ID}={text!r:.80} is not an id")
+            raise self._invalid(f"{DOMAIN_ID}={text!r:.80} is not an id")
         return ids.DomainId(text)
 
     @property
@@ -114,7 +116,7 @@ class DomainMetadata:
         entries = [entry.strip() for entry in self.text(POOLS, "").split(",")]
         for entry in entries:
             if entry and not ids.is_id(entry):
-                raise _invalid(f"{POOLS} holds {entry!r:.80}, which is not an id")
+                raise self._invalid(f"{POOLS} holds {entry!r:.80}, which is not an id")
         return [ids.PoolId(entry) for entry in entries if entry and entry != ids.BLANK]
 
     @property
@@ -157,13 +159,13 @@ class DomainMetadata:
     @property
     def pool_domains(self) -> dict[ids.DomainId, str]:
         """Domains of the pool and their status."""
-        return decode_pool_domains(self.text(POOL_DOMAINS))
+        return decode_pool_domains(self.text(POOL_DOMAINS), self.name)
 
     def text(self, key: str, default: str | None = None) -> str:
         """Value of a key as text."""
         value = self.raw.get(key, default)
         if value is None:
-            raise errors.MetaDataKeyNotFoundError(object=_OBJECT, key=key)
+            raise errors.MetaDataKeyNotFoundError(object=self.name, key=key)
         return value
 
     def number(self, key: str, default: int | None = None) -> int:
@@ -172,15 +174,19 @@ class DomainMetadata:
         if not text and default is not None:
             return default
         if not _NUMBER.fullmatch(text):
-            raise _invalid(f"{key}={text!r:.80} is not a number")
+            raise self._invalid(f"{key}={text!r:.80} is not a number")
         return int(text)
 
+    def _invalid(self, reason: str) -> errors.MetaDataValidationError:
+        return errors.MetaDataValidationError(object=self.name, reason=reason)
 
-def parse(data: bytes) -> DomainMetadata:
+
+def parse(data: bytes, name: str = NAME) -> DomainMetadata:
     """Read a record.
 
     Args:
         data: the whole file. Empty is a record without keys; a record without a checksum is taken as it is.
+        name: what to call the record in a message.
 
     Raises:
         MetaDataSealIsBroken: the checksum is not that of the content.
@@ -189,7 +195,7 @@ def parse(data: bytes) -> DomainMetadata:
     try:
         lines = data.rstrip(b"\0").decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise _invalid(f"not UTF-8 at byte {error.start}") from None
+        raise _invalid(f"not UTF-8 at byte {error.start}", name) from None
     unstripped = _pairs(lines)
     found = unstripped.pop(CHECKSUM, None)
     values = {key: value.strip() for key, value in unstripped.items()}
@@ -197,8 +203,8 @@ def parse(data: bytes) -> DomainMetadata:
         computed = checksum(values)
         # The second try is for writers that keep blanks at the end of a value and seal them in.
         if found.strip() not in (computed, checksum(unstripped)):
-            raise errors.MetaDataSealIsBroken(object=_OBJECT, found=repr(found.strip()[:80]), computed=computed)
-    return DomainMetadata(values)
+            raise errors.MetaDataSealIsBroken(object=name, found=repr(found.strip()[:80]), computed=computed)
+    return DomainMetadata(values, name)
 
 
 def inspect(data: bytes) -> tuple[dict[str, str], list[str]]:
@@ -250,7 +256,7 @@ def checksum(values: Mapping[str, str]) -> str:
     return hashlib.sha1(text.encode("ascii", "xmlcharrefreplace"), usedforsecurity=False).hexdigest()
 
 
-def decode_pool_domains(text: str) -> dict[ids.DomainId, str]:
+def decode_pool_domains(text: str, name: str = NAME) -> dict[ids.DomainId, str]:
     """Read ``<domain>:<status>,...``. Quotes are dropped, statuses capitalised, the legacy Inactive is Attached.
 
     Raises:
@@ -258,11 +264,11 @@ def decode_pool_domains(text: str) -> dict[ids.DomainId, str]:
     """
     domains: dict[ids.DomainId, str] = {}
     for entry in filter(None, (part.strip() for part in text.replace("'", "").split(","))):
-        name, separator, status = (part.strip() for part in entry.partition(":"))
+        domain, separator, status = (part.strip() for part in entry.partition(":"))
         status = {"Inactive": "Attached"}.get(status.capitalize(), status.capitalize())
-        if not separator or not ids.is_id(name) or status not in STATUSES:
-            raise _invalid(f"{POOL_DOMAINS} holds {entry!r:.80}, which is not <domain>:<status>")
-        domains[ids.DomainId(name)] = status
+        if not separator or not ids.is_id(domain) or status not in STATUSES:
+            raise _invalid(f"{POOL_DOMAINS} holds {entry!r:.80}, which is not <domain>:<status>", name)
+        domains[ids.DomainId(domain)] = status
     return domains
 
 
@@ -292,5 +298,5 @@ def _ordered(values: Mapping[str, str]) -> list[tuple[str, str]]:
     return sorted(values.items())
 
 
-def _invalid(reason: str) -> errors.MetaDataValidationError:
-    return errors.MetaDataValidationError(object=_OBJECT, reason=reason)
+def _invalid(reason: str, name: str = NAME) -> errors.MetaDataValidationError:
+    return errors.MetaDataValidationError(object=name, reason=reason)
