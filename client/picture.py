@@ -6,38 +6,10 @@ words, colour only on top.
 
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from client import output, tree
+from client import card, output, tree
 from client.style import Style
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """How a verdict of the server is shown: mark, colour, and words (short for what is normal)."""
-
-    mark: str
-    colour: str
-    words: str
-
-
-_VERDICTS = {
-    "base": Verdict("chain", "green", "base"),
-    "in chain": Verdict("chain", "green", "in the chain"),
-    "template": Verdict("template", "cyan", "template"),
-    "merged": Verdict("dropped", "yellow", "MERGED: out of the chain, safe to delete"),
-    "torn merge": Verdict("torn", "magenta", "TORN MERGE: must stay in the chain"),
-    "stale leaf": Verdict("dropped", "yellow", "STALE LEAF: out of the chain"),
-    "candidate": Verdict("candidate", "magenta", "CANDIDATE: may be the leaf, undecided"),
-    "unreachable": Verdict("detached", "red", "UNREACHABLE: not connected to the chain"),
-    "damaged": Verdict("damaged", "alarm", "DAMAGED"),
-}
-_UNKNOWN = Verdict("chain", "", "no verdict")
-
-# Verdicts of volumes that the answer leaves out, so that whoever owns the image may delete them.
-_DROPPED = ("merged", "stale leaf")
-_LOST = ("unreachable", "damaged")
 
 _STATES = {
     "consistent": ("green", "all records agree; there is nothing to repair"),
@@ -119,14 +91,10 @@ def _drawing(arranged: tree.Tree, reply: output.Reply, subject: Subject, style: 
     leaf = arranged.chain[-1] if arranged.chain else None
 
     def describe(node: tree.Node, used: int) -> list[str]:
-        headline = _headline(node, node is leaf, style)
-        return [headline, *_records(node, subject, style, used), *_grounds(node, problems, style, used)]
+        found = problems.get(node.volume, ())
+        return card.lines(node, leaf=node is leaf, image=subject.image, problems=found, style=style, used=used)
 
-    def mark(node: tree.Node) -> str:
-        verdict = _verdict(node)
-        return style.paint(style.glyph(verdict.mark), verdict.colour, "bold")
-
-    drawn = tree.draw(arranged, style, describe, mark)
+    drawn = tree.draw(arranged, style, describe, lambda node: card.mark(node, style))
     return drawn or [style.paint("no volumes", "dim")]
 
 
@@ -164,12 +132,12 @@ def _steps(nodes: Sequence[tree.Node], reply: output.Reply, subject: Subject) ->
     if state == "undecided":
         steps.append(("Compare the bytes (a task; look again when it has finished):", ["proveVolumeChain", *ids]))
         for node in nodes:
-            if _verdict_name(node) == "candidate":
+            if card.verdict_name(node) == "candidate":
                 words = f"Or decide that {output.escape(node.volume)} is the leaf:"
                 steps.append((words, ["reconcileVolumeChain", *ids, f"leaf={node.volume}"]))
     if state == "repairable":
         steps.append(("Repair the records as listed:", ["reconcileVolumeChain", *ids]))
-    dropped = [node.volume for node in nodes if _verdict_name(node) in _DROPPED]
+    dropped = [node.volume for node in nodes if card.verdict_name(node) in card.DROPPED]
     if dropped and state in ("consistent", "repairable"):
         words = f"{'After that, delete' if steps else 'Delete'} what is out of the chain, if the engine does not:"
         # Leaf first, so that no volume is deleted under another.
@@ -178,83 +146,14 @@ def _steps(nodes: Sequence[tree.Node], reply: output.Reply, subject: Subject) ->
     return steps
 
 
-# ---------------------------------------------------------------- one volume
-
-
-def _headline(node: tree.Node, leaf: bool, style: Style) -> str:
-    verdict = _verdict(node)
-    words = verdict.words if _verdict_name(node) in _VERDICTS else output.escape(_verdict_name(node) or verdict.words)
-    text = style.paint(output.escape(node.volume), "bold")
-    return f"{text}  {style.paint(words + (', leaf' if leaf else ''), verdict.colour)}"
-
-
-def _records(node: tree.Node, subject: Subject, style: Style, used: int) -> list[str]:
-    entry = node.entry
-    if not entry:
-        return []
-    legality = output.escape(entry.get("legality", "") or "legality unknown")
-    words = [output.escape(entry.get("format", "") or "format unknown"), legality]
-    words.append(output.escape(entry.get("voltype", "") or "type unknown"))
-    sizes = f"capacity {output.size(entry.get('capacity'))}, file {output.size(entry.get('apparentsize'))}"
-    words.append(f"{sizes}, on disk {output.size(entry.get('truesize'))}")
-    rows = style.wrap("  ".join(words), used)
-    if legality != "LEGAL":
-        rows = [row.replace(legality, style.paint(legality, "red"), 1) for row in rows]
-    image = entry.get("imageID")
-    if image and image != subject.image:
-        rows.append(f"of image {output.escape(image)}")
-    return rows + _parents(node, style)
-
-
-def _parents(node: tree.Node, style: Style) -> list[str]:
-    metadata, header = (_id(node.entry.get(key)) for key in ("metadataParent", "headerParent"))
-    written = _cut(output.escape(node.entry.get("headerText", "") or ""))
-    headless = node.entry.get("format") == "RAW" and not written
-    if metadata == header and not (written and not header):
-        agreed = "metadata only: RAW has no header" if headless else "metadata and header agree"
-        return [_parent_row("parent", metadata, f"  ({agreed})", node, style)]
-    header_words = "  (RAW has no header)" if headless else ""
-    if written and not header:
-        header_words = f'  (written: "{written}")'
-    return [
-        _parent_row("metadata parent", metadata, "", node, style),
-        _parent_row("header parent  ", header, header_words, node, style, judged=not headless),
-    ]
-
-
-def _parent_row(label: str, value: str, words: str, node: tree.Node, style: Style, judged: bool = True) -> str:
-    row = f"{label}  {output.or_none(output.escape(value))}{words}"
-    # Outside the chain there is no parent that would be right.
-    if judged and node.parent is not None and value != node.parent:
-        return style.paint(f"{row}  <- wrong", "red")
-    return row
-
-
-def _grounds(node: tree.Node, problems: Mapping[str, Sequence[str]], style: Style, used: int) -> list[str]:
-    rows = [style.paint(f"! {name}: see problems", "red") for name in problems.get(node.volume, ())]
-    evidence: Any = node.entry.get("evidence")
-    for text in evidence if isinstance(evidence, list) else ():
-        first, *rest = style.wrap(output.escape(text), used + 2)
-        rows += [f"{style.glyph('item')} {first}", *(f"  {line}" for line in rest)]
-    return rows
-
-
 # ---------------------------------------------------------------- small things
-
-
-def _verdict_name(node: tree.Node) -> str:
-    return str(node.entry.get("verdict", ""))
-
-
-def _verdict(node: tree.Node) -> Verdict:
-    return _VERDICTS.get(_verdict_name(node), _UNKNOWN)
 
 
 def _metadata_leaf(nodes: Sequence[tree.Node], subject: Subject) -> str:
     """The leaf as the metadata has it (the engine's view too): the image's only volume that is nobody's parent."""
     parents = {node.entry.get("metadataParent") for node in nodes}
     own = [node for node in nodes if node.entry.get("imageID", subject.image) == subject.image]
-    leaves = [node.volume for node in own if node.volume not in parents and _verdict_name(node) not in _LOST]
+    leaves = [node.volume for node in own if node.volume not in parents and card.verdict_name(node) not in card.LOST]
     in_chain = [node.volume for node in nodes if node.parent is not None]
     return leaves[0] if len(leaves) == 1 else in_chain[-1] if in_chain else "LEAF"
 
@@ -262,14 +161,6 @@ def _metadata_leaf(nodes: Sequence[tree.Node], subject: Subject) -> str:
 def _item(style: Style, mark: str, text: str) -> list[str]:
     first, *rest = style.wrap(text, 4)
     return [f"  {mark} {first}", *(f"    {line}" for line in rest)]
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _id(value: object) -> str:
-    return "" if value in (None, "", output.BLANK_ID) else str(value)
 
 
 def _count(reply: output.Reply, noun: str) -> str:
