@@ -17,7 +17,7 @@ Check = Callable[[dict[str, Any]], dict[str, Any]]
 
 # Nothing of the API counts further than this, and a longer number buys time in every later conversion to text.
 _LARGEST = 2**63 - 1
-_INT_TEXT = re.compile(r"[+-]?[0-9]{1,19}")
+_INT_TEXT = re.compile(r"-?[0-9]{1,19}")
 _BOOL_TEXT = {"true": True, "false": False}
 _MESSAGE_LIMIT = 300
 
@@ -141,6 +141,9 @@ def _check_numbers(name: str, value: Any, *, fractions: bool) -> None:
 
 def _refusal(error: fastjsonschema.JsonSchemaValueException) -> Refused:
     where = ".".join(str(step) for step in error.path[1:])
+    wanted = error.definition.get("description") if isinstance(error.definition, dict) else None
+    if wanted:
+        return Refused(f"parameter {where}: wrong value. Wanted: {wanted}", value=True)
     reason = str(error.message).removeprefix(error.name or "").strip()
     return Refused(f"parameter {where}: {reason}", value=True)
 

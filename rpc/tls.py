@@ -2,7 +2,7 @@
 
 import dataclasses
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,13 @@ def server_context(settings: Settings) -> ssl.SSLContext:
         context.load_verify_locations(cafile=settings.revoked)
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
+
+
+def name_check(settings: Settings) -> Callable[[Mapping[str, Any] | None], bool] | None:
+    """What decides on a peer's certificate, by the list of names; None when every signed certificate will do."""
+    if not settings.clients:
+        return None
+    return lambda certificate: not settings.clients.isdisjoint(peer_names(certificate))
 
 
 def peer_names(certificate: Mapping[str, Any] | None) -> frozenset[str]:
