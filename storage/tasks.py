@@ -99,7 +99,7 @@ class Record:
         state: where it is.
         jobs: names of its jobs; jobs are never run from a record.
         recoveries: the rollback stack, bottom first.
-        locks: locks it holds, taken again before a rollback after a restart.
+        locked: locks it holds, taken again before a rollback after a restart.
         code, message: outcome, or 0 and the progress.
         result: what the job returned; text once it was read from a file.
     """
@@ -110,7 +110,7 @@ class Record:
     state: State = State.INIT
     jobs: tuple[str, ...] = ()
     recoveries: tuple[recovery.Recovery, ...] = ()
-    locks: tuple[locks.Lock, ...] = ()
+    locked: tuple[locks.Lock, ...] = ()
     code: int = 0
     message: str = INITIAL_MESSAGE
     result: object = ""
