@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from rpc import bridge, catalogue
+from tests.support import samples
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE = catalogue.load(ROOT / "schema")
 VERBS = list(CATALOGUE.verbs.values())
 CONTEXT = bridge.Context(client="127.0.0.1:1")
 
-ID = "47bd7538-c48b-4b94-ba94-def922151d48"
-OTHER = "11BD7538-C48B-4B94-BA94-DEF922151D48"
+ID = samples.ID
+OTHER = samples.OTHER
 
 NO_IDS: list[Any] = [
     "",
@@ -122,25 +123,6 @@ WRONG: dict[str, list[Any]] = {
     ],
 }
 
-# One value that each type accepts, and what reaches the API for it.
-RIGHT: dict[str, tuple[Any, Any]] = {
-    "UUID": (OTHER, OTHER),
-    "UUIDList": ([ID, OTHER], [ID, OTHER]),
-    "IdList": ([], []),
-    "Line": ('{"DiskAlias":"\u00e9=\u4e2d\U0001f600"}',) * 2,
-    "Location": ("/data/with space",) * 2,
-    "Int": ("-1", -1),
-    "IntOrEmpty": ("", ""),
-    "Bool": ("False", False),
-    "VolumeSize": ("1073741824", "1073741824"),
-    "DiskType": (2, 2),
-    "Legality": ("ILLEGAL", "ILLEGAL"),
-    "ConnectionList": ([{"id": "", "connection": "/x", "port": "", "user": ""}],) * 2,
-    "DomainStatusMap": ({ID: "active", OTHER: "Attached"},) * 2,
-    "ReconcileOptions": ({"leaf": ID},) * 2,
-    "Ignored": ("true",) * 2,
-}
-
 CONSTRUCTORS = {
     "Host": (),
     "StoragePool": ("pool_id",),
@@ -192,20 +174,6 @@ def no_calls() -> Iterator[None]:
     RECORDER.calls.clear()
 
 
-def type_of(schema: Mapping[str, Any]) -> str:
-    name = catalogue.type_name(schema)
-    assert name is not None
-    return name
-
-
-def named(verb: catalogue.Verb) -> dict[str, Any]:
-    return {param.name: RIGHT[type_of(param.schema)][0] for param in verb.params}
-
-
-def positional(verb: catalogue.Verb) -> list[Any]:
-    return [RIGHT[type_of(position.schema)][0] for position in verb.wire]
-
-
 def assert_refused(reply: bridge.Reply, name: str) -> None:
     assert RECORDER.calls == []
     assert reply.refused
@@ -228,35 +196,37 @@ every_parameter = pytest.mark.parametrize(
 
 @every_verb
 def test_a_right_call_by_name_runs(verb: catalogue.Verb) -> None:
-    reply = BRIDGE.call_named(verb.method, named(verb), CONTEXT)
+    reply = BRIDGE.call_named(verb.method, samples.named(verb), CONTEXT)
     assert (reply.code, reply.refused) == (0, False), reply.message
-    assert RECORDER.calls == [{param.argument: RIGHT[type_of(param.schema)][1] for param in verb.params}]
+    assert RECORDER.calls == [
+        {param.argument: samples.RIGHT[samples.type_of(param.schema)][1] for param in verb.params}
+    ]
 
 
 @every_verb
 def test_a_right_call_by_position_runs(verb: catalogue.Verb) -> None:
-    reply = BRIDGE.call_positional(verb.name, positional(verb), CONTEXT)
+    reply = BRIDGE.call_positional(verb.name, samples.positional(verb), CONTEXT)
     assert (reply.code, reply.refused) == (0, False), reply.message
-    expected = {p.param.argument: RIGHT[type_of(p.schema)][1] for p in verb.wire if p.param is not None}
+    expected = {p.param.argument: samples.RIGHT[samples.type_of(p.schema)][1] for p in verb.wire if p.param is not None}
     assert RECORDER.calls == [expected]
 
 
 @every_verb
 def test_optional_parameters_may_be_left_out_or_nothing(verb: catalogue.Verb) -> None:
-    required = {param.name: RIGHT[type_of(param.schema)][0] for param in verb.params if param.required}
+    required = {param.name: samples.RIGHT[samples.type_of(param.schema)][0] for param in verb.params if param.required}
     nothing = {param.name: None for param in verb.params if not param.required}
     for params in (required, required | nothing):
         RECORDER.calls.clear()
         assert BRIDGE.call_named(verb.method, params, CONTEXT).code == 0
         assert set(RECORDER.calls[0]) == {param.argument for param in verb.params if param.required}
-    shortest = [RIGHT[type_of(position.schema)][0] for position in verb.wire if position.required]
+    shortest = [samples.RIGHT[samples.type_of(position.schema)][0] for position in verb.wire if position.required]
     assert BRIDGE.call_positional(verb.name, shortest, CONTEXT).code == 0
 
 
 def test_every_type_of_a_parameter_is_tried() -> None:
-    used = {type_of(param.schema) for verb in VERBS for param in verb.params}
+    used = {samples.type_of(param.schema) for verb in VERBS for param in verb.params}
     assert used - {"Ignored"} == set(WRONG)
-    assert used == set(RIGHT)
+    assert used == set(samples.RIGHT)
 
 
 # ---------------------------------------------------------------- what is wrong does not
@@ -266,28 +236,28 @@ def test_every_type_of_a_parameter_is_tried() -> None:
 def test_missing(verb: catalogue.Verb, param: catalogue.Param) -> None:
     if not param.required:
         return
-    params = named(verb)
+    params = samples.named(verb)
     del params[param.name]
     assert_refused(BRIDGE.call_named(verb.method, params, CONTEXT), param.name)
     place = [position.name for position in verb.wire].index(param.name)
-    assert_refused(BRIDGE.call_positional(verb.name, positional(verb)[:place], CONTEXT), param.name)
+    assert_refused(BRIDGE.call_positional(verb.name, samples.positional(verb)[:place], CONTEXT), param.name)
 
 
 @every_parameter
 def test_nothing_in_place_of_a_required_value(verb: catalogue.Verb, param: catalogue.Param) -> None:
-    if param.required and type_of(param.schema) != "Ignored":
-        assert_refused(BRIDGE.call_named(verb.method, named(verb) | {param.name: None}, CONTEXT), param.name)
+    if param.required and samples.type_of(param.schema) != "Ignored":
+        assert_refused(BRIDGE.call_named(verb.method, samples.named(verb) | {param.name: None}, CONTEXT), param.name)
 
 
 @every_parameter
 def test_wrong_value(verb: catalogue.Verb, param: catalogue.Param) -> None:
     places = [position.name for position in verb.wire]
-    for wrong in WRONG.get(type_of(param.schema), ()):
-        reply = BRIDGE.call_named(verb.method, named(verb) | {param.name: wrong}, CONTEXT)
+    for wrong in WRONG.get(samples.type_of(param.schema), ()):
+        reply = BRIDGE.call_named(verb.method, samples.named(verb) | {param.name: wrong}, CONTEXT)
         assert_refused(reply, param.name)
         assert reply.code == bridge.INVALID_PARAMETER
         if param.name in places:
-            values = positional(verb)
+            values = samples.positional(verb)
             values[places.index(param.name)] = wrong
             assert_refused(BRIDGE.call_positional(verb.name, values, CONTEXT), param.name)
 
@@ -295,7 +265,7 @@ def test_wrong_value(verb: catalogue.Verb, param: catalogue.Param) -> None:
 @every_verb
 def test_too_many_and_unknown(verb: catalogue.Verb) -> None:
     for extra in (None, "x"):
-        reply = BRIDGE.call_positional(verb.name, [*positional(verb), extra], CONTEXT)
+        reply = BRIDGE.call_positional(verb.name, [*samples.positional(verb), extra], CONTEXT)
         assert_refused(reply, verb.name)
-    assert_refused(BRIDGE.call_named(verb.method, [*named(verb).values(), "x"], CONTEXT), verb.method)
-    assert_refused(BRIDGE.call_named(verb.method, named(verb) | {"unheardOf": 1}, CONTEXT), "unheardOf")
+    assert_refused(BRIDGE.call_named(verb.method, [*samples.named(verb).values(), "x"], CONTEXT), verb.method)
+    assert_refused(BRIDGE.call_named(verb.method, samples.named(verb) | {"unheardOf": 1}, CONTEXT), "unheardOf")

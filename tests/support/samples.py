@@ -1,0 +1,42 @@
+"""A right value for every type of a parameter, and calls made of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rpc import catalogue
+
+ID = "47bd7538-c48b-4b94-ba94-def922151d48"
+OTHER = "11BD7538-C48B-4B94-BA94-DEF922151D48"
+
+# One value that each type accepts, and what reaches the API for it.
+RIGHT: dict[str, tuple[Any, Any]] = {
+    "UUID": (OTHER, OTHER),
+    "UUIDList": ([ID, OTHER], [ID, OTHER]),
+    "IdList": ([], []),
+    "Line": ('{"DiskAlias":"\u00e9=\u4e2d\U0001f600"}',) * 2,
+    "Location": ("/data/with space",) * 2,
+    "Int": ("-1", -1),
+    "IntOrEmpty": ("", ""),
+    "Bool": ("False", False),
+    "VolumeSize": ("1073741824", "1073741824"),
+    "DiskType": (2, 2),
+    "Legality": ("ILLEGAL", "ILLEGAL"),
+    "ConnectionList": ([{"id": "", "connection": "/x", "port": "", "user": ""}],) * 2,
+    "DomainStatusMap": ({ID: "active", OTHER: "Attached"},) * 2,
+    "ReconcileOptions": ({"leaf": ID},) * 2,
+    "Ignored": ("true",) * 2,
+}
+
+
+def type_of(schema: Mapping[str, Any]) -> str:
+    name = catalogue.type_name(schema)
+    assert name is not None
+    return name
+
+
+def named(verb: catalogue.Verb) -> dict[str, Any]:
+    return {param.name: RIGHT[type_of(param.schema)][0] for param in verb.params}
+
+
+def positional(verb: catalogue.Verb) -> list[Any]:
+    return [RIGHT[type_of(position.schema)][0] for position in verb.wire]
