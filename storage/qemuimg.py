@@ -214,7 +214,7 @@ class QemuImg:
         self._run(*arguments, "--", *paths, limits=self._long, stop=stop, on_output=report)
 
     def map_layer(self, path: Path, fmt: str) -> list[dict[str, Any]]:
-        """What one layer holds as qemu sees it, without its backing file: rows of start, length, present, zero, data."""
+        """What one layer holds as qemu sees it, without its backing file: rows of start, length, present, data."""
         node: dict[str, Any] = {"driver": _format(fmt), "file": {"driver": "file", "filename": _absolute(path)}}
         if fmt == "qcow2":
             node["backing"] = None

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 MIB = 1 << 20
+EXAMPLES = int(os.environ.get("VDSMLITE_EXAMPLES", "40"))
+"""How many random images a differential test makes; a campaign sets 10000."""
+
 _ENVIRONMENT = {**os.environ, "LC_ALL": "C"}
 
 
