@@ -149,7 +149,7 @@ class StoragePool:
         prev_id: int,
         prev_lver: int,
         enable_scsi_fencing: object,
-        max_host_id: int | None = None,
+        max_host_id: int = 250,
         dom_version: int | None = None,
     ) -> Result:
         return pool.spm_start(self._services, self._pool, prev_id, prev_lver, max_host_id, dom_version)
@@ -168,10 +168,8 @@ class StorageDomain:
         self._services = services
         self._domain = ids.DomainId(domain_id)
 
-    def create(
-        self, domain_type: int, type_args: str, name: str, domain_class: int, version: int | None = None
-    ) -> Result:
-        return domain.create(self._services, self._domain, domain_type, type_args, name, domain_class, version or 0)
+    def create(self, domain_type: int, type_args: str, name: str, domain_class: int, version: int = 0) -> Result:
+        return domain.create(self._services, self._domain, domain_type, type_args, name, domain_class, version)
 
     def format(self, auto_detach: bool = False) -> Result:
         return domain.format(self._services, self._domain, auto_detach)

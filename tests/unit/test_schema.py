@@ -308,6 +308,11 @@ def test_api_method_fits(verb: catalogue.Verb) -> None:
     for name, parameter in method.items():
         has_default = parameter.default is not inspect.Parameter.empty
         assert has_default == (not arguments[name].required), name
+        described = next(entry for entry in verb.document["params"] if entry["name"] == arguments[name].name)
+        assert ("x-default" in described) == has_default
+        if has_default:
+            default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+            assert described["x-default"] == default and type(described["x-default"]) is type(default)
         assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
