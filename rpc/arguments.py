@@ -166,4 +166,4 @@ def _takes_fractions(schema: Mapping[str, Any], types: Mapping[str, Any]) -> boo
     while missing := set(re.findall(r'"#/components/schemas/([^"]+)"', text)) - seen:
         seen |= missing
         text += "".join(json.dumps(types[name]) for name in missing)
-    return '"number"' in text or not re.search(r'"(type|enum|const|anyOf|oneOf|allOf|\$ref)"', text)
+    return '"number"' in text or not re.search(r'"(type|enum|const|anyOf|oneOf|allOf)"', text)

@@ -142,7 +142,9 @@ class Host:
 
     def give(self, what: Any = "nothing given") -> Any:
         values = {"none": None, "big": 2**40, "set": {1}, "nan": float("nan"), "chars": "a\x01\udcff<&>\r\n"}
-        return {"echo": values.get(what, what)} if what != "list" else ["no", "dict"]
+        if what == "list":
+            return ["no", "dict"]
+        return {"echo": values.get(what, what) if isinstance(what, str) else what}
 
     def count(self, number: int) -> dict[str, Any]:
         return {"echo": number}
