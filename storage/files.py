@@ -110,6 +110,21 @@ def extend(path: Path, size: int) -> None:
         os.close(fd)
 
 
+def allocate(path: Path, offset: int, length: int) -> None:
+    """Have the storage set blocks aside for a part of an existing file, growing it where needed; not durable: `sync`.
+
+    What is there stays. Where the file system cannot set blocks aside, they are written instead.
+
+    Raises:
+        OSError: ENOSPC when there are not enough blocks; some may have been set aside.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.posix_fallocate(fd, offset, length)
+    finally:
+        os.close(fd)
+
+
 def sync(path: Path) -> None:
     """Flush a file that another program wrote, so that what is recorded about it next is true after a crash."""
     fd = os.open(path, _READ)
@@ -164,7 +179,13 @@ def remove_directory(path: Path) -> bool:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all below it without following any link. Already gone is success; crash-repeatable."""
+    """Remove a directory and all below it without following any link. Already gone is success; crash-repeatable.
+
+    Raises:
+        NotADirectoryError: the path is a link. Nothing is changed.
+    """
+    if path.is_symlink():
+        raise NotADirectoryError(errno.ENOTDIR, "a symbolic link, not a directory", str(path))
     try:
         entries = list(os.scandir(path))
     except FileNotFoundError:
@@ -235,6 +256,16 @@ def rename(source: Path, target: Path) -> None:
         sync_directory(source.parent)
 
 
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name that must be free; durable on return.
+
+    Raises:
+        FileExistsError: the name is taken, also by a symbolic link. Nothing is changed.
+    """
+    os.link(source, target, follow_symlinks=False)
+    sync_directory(target.parent)
+
+
 def hard_link(source: Path, target: Path) -> None:
     """Give a file a second name; an existing target is replaced only when it is no link of the same file."""
     if os.path.lexists(target) and os.path.samefile(source, target):
@@ -283,6 +314,18 @@ def accepts_direct_io(directory: Path) -> bool:
     return True
 
 
+def file_type(path: Path) -> int | None:
+    """What a name is, links not followed: ``stat.S_IFREG``, ``stat.S_IFDIR``, ...; None when nothing has that name.
+
+    Raises:
+        OSError: it could not be found out.
+    """
+    try:
+        return stat.S_IFMT(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def names(directory: Path) -> list[str]:
     """Names in a directory, without temporaries. Raises OSError when it could not be read: that is not "empty"."""
     return [name for name in os.listdir(directory) if not name.endswith(TEMPORARY_SUFFIX)]
@@ -292,3 +335,12 @@ def sweep_temporaries(directory: Path) -> int:
     """Remove what writers left that died before their rename; the number removed. The caller holds the lock."""
     left = [name for name in os.listdir(directory) if name.endswith(TEMPORARY_SUFFIX)]
     return sum(unlink(directory / name) for name in left)
+
+
+def restore_mtime(path: Path, mtime_ns: int) -> None:
+    """Give a file back the modification time it had, in nanoseconds since the epoch.
+
+    For changes that are no news from the guest: the time of a volume's last write is evidence about its content.
+    """
+    info = os.lstat(path)
+    os.utime(path, ns=(info.st_atime_ns, mtime_ns), follow_symlinks=False)

@@ -31,6 +31,8 @@ class Fault:
         """The fault as the exception that a verb ends with."""
         if self.error is errors.ImageIsNotLegalChain:
             return errors.ImageIsNotLegalChain(image=image, reason=self.message)
+        if self.error is errors.VolumeIsBusy:
+            return errors.VolumeIsBusy(volume=self.volume, reason=self.message)
         return self.error(object=f"volume {self.volume}", reason=self.message)
 
 
@@ -156,3 +158,12 @@ def loop(volume: ids.VolumeId, backing: ids.VolumeId) -> Fault:
 
 def too_deep(volume: ids.VolumeId, limit: int) -> Fault:
     return Fault("chain-too-deep", volume, f"chain has more than {limit} volumes", _CHAIN)
+
+
+def foreign(volume: ids.VolumeId, image: ids.ImageId) -> Fault:
+    return Fault("volume-foreign", volume, f"metadata says it belongs to image {image}", _INVALID)
+
+
+def raw_with_parent(volume: ids.VolumeId, parent: ids.VolumeId) -> Fault:
+    text = f"metadata says raw, which stands on nothing, and names {parent} as parent"
+    return Fault("raw-with-parent", volume, text, _FORMAT)

@@ -1,0 +1,60 @@
+"""Answers that took long to find, kept with what was looked at, and good only as long as that is unchanged.
+
+One JSON file an image in ``dom_md/journal/<image>.proof`` of its domain, so that an answer survives a restart and a
+hand-over to another host. A file that cannot be read is no answer, never an error: the proof is then made again.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from storage import evidence, files, ids, inspection, walk
+
+READ_LIMIT = 1 << 20
+
+
+def path_of(domain_path: Path, image: ids.ImageId) -> Path:
+    """Where the answers about an image are kept."""
+    return domain_path / "dom_md" / "journal" / f"{image}.proof"
+
+
+def load(path: Path, sight: inspection.Sight) -> dict[evidence.Question, evidence.Answer]:
+    """The kept answers whose volumes are as they were."""
+    try:
+        kept = json.loads(files.read(path, READ_LIMIT))["answers"]
+        found = {}
+        for each in kept:
+            question = _question(each["question"])
+            if each["files"] == _fingerprint(sight.records, question):
+                found[question] = dataclasses.replace(evidence.Answer(**each["answer"]), remembered=True)
+        return found
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def save(path: Path, sight: inspection.Sight, answers: walk.Answers) -> None:
+    """Keep answers that settle something, instead of those kept before; durable on return."""
+    kept = [
+        {
+            "question": dataclasses.asdict(question),
+            "answer": dataclasses.asdict(answer),
+            "files": _fingerprint(sight.records, question),
+        }
+        for question, answer in answers.items()
+        if answer.same is not None
+    ]
+    files.make_directory(path.parent)
+    files.replace(path, json.dumps({"version": 1, "answers": kept}, indent=1).encode())
+
+
+def _question(kept: dict[str, Any]) -> evidence.Question:
+    child, target = (ids.VolumeId(kept[key]) if kept[key] else None for key in ("child", "target"))
+    return evidence.Question(tuple(ids.VolumeId(each) for each in kept["upper"]), child, target)
+
+
+def _fingerprint(records: walk.Records, question: evidence.Question) -> dict[str, list[int]]:
+    """Length, time and identity of every file that the answer came from."""
+    heads = [*question.upper, *([question.child] if question.child else [])]
+    volumes = {v for head in (*heads, question.target) for v in walk.headers(records, head)}
+    return {v: [records[v].size, records[v].mtime_ns, records[v].inode] for v in sorted(volumes)}
