@@ -18,6 +18,8 @@ from pathlib import Path
 
 TEMPORARY_SUFFIX = ".new"
 
+PROBE_PREFIX = ".probe."
+
 _PROBE_SIZE = 4096  # bytes; a multiple of every sector size in use
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -295,7 +297,7 @@ def accepts_direct_io(directory: Path) -> bool:
     Raises:
         OSError: the file could not be made or written for another reason.
     """
-    probe = directory / f".probe.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    probe = directory / f"{PROBE_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     try:
         fd = os.open(probe, _CREATE | os.O_DIRECT, 0o600)
         try:
