@@ -27,7 +27,7 @@ DEFAULT_TRUSTSTORE = Path("/etc/pki/vdsm")
 # of the kernel find a server that is gone.
 _CONNECT_SECONDS = 20
 
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[\w.-]+)(?::(?P<port>[0-9]{1,5}))?")
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[\w.-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
