@@ -109,8 +109,10 @@ def create(
 
 def _build(domain: filedomain.FileDomain, record: bytes, version: int, domain_class: str) -> None:
     building = domain.mount / f".{domain.id}.{secrets.token_hex(4)}{files.TEMPORARY_SUFFIX}"
+    made: os.stat_result | None = None
     try:
         files.make_directory(building, 0o755)
+        made = os.lstat(building)
         special = building / "dom_md"
         files.make_directory(special, 0o775)
         files.create(special / "leases", _FREE_LEASE if version == 0 else b"", mode=_SPECIAL_MODE)
@@ -123,9 +125,16 @@ def _build(domain: filedomain.FileDomain, record: bytes, version: int, domain_cl
             files.make_directory(building / "images" / ISO_IMAGE, 0o755)
         files.rename(building, domain.path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            files.remove_tree(building)
+        _undo(domain, building, made)
         raise
+
+
+def _undo(domain: filedomain.FileDomain, building: Path, made: os.stat_result | None) -> None:
+    with contextlib.suppress(OSError, errors.MiscDirCleanupFailure):
+        files.remove_tree(building)
+        # When the flush after the rename failed, what we made is in its place already, and nobody can rely on it.
+        if made is not None and os.path.samestat(made, os.lstat(domain.path)):
+            domain.remove()
 
 
 def sweep(mount: Path) -> None:
