@@ -377,6 +377,11 @@ class UnknownTask(StorageError):
     template = "task {task} is not known here"
 
 
+class TaskClearError(StorageError):
+    code = 402
+    template = "task {task} cannot be cleared: {reason}"
+
+
 class TaskNotFinished(StorageError):
     code = 403
     template = "task {task} is not finished yet ({state})"

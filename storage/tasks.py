@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from storage import errors, ids, locks, recovery
@@ -116,7 +117,7 @@ class Record:
     result: object = ""
 
 
-Save = Callable[[Record], None]
+Save = Callable[[Path, Record], None]
 
 
 class Task:
@@ -124,12 +125,21 @@ class Task:
 
     Args:
         record: where it starts.
-        save: writes a record durably; None for a task that is not persisted.
+        store: where its record is kept; None for a task that is not persisted.
+        save: writes a record into the store, durably.
         table: recoveries that may be pushed.
     """
 
-    def __init__(self, record: Record, *, save: Save | None = None, table: recovery.Table | None = None) -> None:
+    def __init__(
+        self,
+        record: Record,
+        *,
+        store: Path | None = None,
+        save: Save | None = None,
+        table: recovery.Table | None = None,
+    ) -> None:
         self._record = record
+        self.store = store
         self._save = save
         self._table = table or recovery.Table({})
         self._mutex = threading.Lock()
@@ -152,8 +162,15 @@ class Task:
         return self._record.state
 
     @property
-    def persisted(self) -> bool:
-        return self._save is not None
+    def visible_state(self) -> State:
+        """The state as watchers see it: a running task that was asked to stop is aborting."""
+        state = self.state
+        return State.ABORTING if state is State.RUNNING and self.stopping.is_set() else state
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing will happen to it by itself: it is done, or parked because its rollback is not known here."""
+        return not self.owned and (self.state in DONE or self.state is State.WAITRECOVER)
 
     # ------------------------------------------------------------ for jobs
 
@@ -289,20 +306,20 @@ class Task:
         if self._owner != threading.get_ident():
             raise RuntimeError(f"task {self.id} is changed by a thread that does not own it")
         record = dataclasses.replace(self._record, **changes)
-        if write and self._save:
-            self._save(record)
+        if write and self.store and self._save:
+            self._save(self.store, record)
         self._record = record
 
 
-def info(record: Record) -> dict[str, object]:
+def info(task: Task) -> dict[str, object]:
     """Wire form of getTaskInfo."""
-    return {"id": str(record.id), "verb": record.verb}
+    return {"id": str(task.id), "verb": task.record.verb}
 
 
 def status(task: Task) -> dict[str, object]:
     """Wire form of getTaskStatus: always these five members; a running job may add its own."""
     record = task.record
-    state, result = _EXTERNAL[record.state]
+    state, result = _EXTERNAL[task.visible_state]
     extra = dict(task.extra) if record.state is State.RUNNING else {}
     return {
         **extra,
@@ -314,11 +331,12 @@ def status(task: Task) -> dict[str, object]:
     }
 
 
-def details(record: Record) -> dict[str, object]:
+def details(task: Task) -> dict[str, object]:
     """Wire form of one entry of getAllTasks."""
+    record = task.record
     return {
-        **info(record),
-        "state": str(record.state),
+        **info(task),
+        "state": str(task.visible_state),
         "code": record.code,
         "message": record.message,
         "result": record.result,

@@ -1,7 +1,7 @@
 """Cut a process short, in effect, at its n-th change of the disk, and see what the next one makes of what is left.
 
-`Faults` stands in for the module ``os`` inside ``storage.files``, the only module that changes files. The n-th call that
-changes something raises `Crash`, and so does every later one: a dead process changes nothing more, whatever its
+`Faults` stands in for the module ``os`` inside ``storage.files``, the only module that changes files. The n-th call
+that changes something raises `Crash`, and so does every later one: a dead process changes nothing more, whatever its
 ``finally`` blocks try. A write that is cut short has written the half of its data.
 """
 
@@ -66,7 +66,7 @@ class Faults:
 
 
 def crash_points(limit: int = 2000) -> Iterator[Faults]:
-    """Faults at the changes 0, 1, 2 ... until a run survives; that last one is yielded, too. Use each in a fresh place."""
+    """Faults at the changes 0, 1, 2 ... until a run survives, that one included. Use each in a fresh place."""
     for at in range(limit):
         faults = Faults(at)
         yield faults
