@@ -59,7 +59,10 @@ class Stopped(QemuImgError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Info:
-    """What `qemu-img info` says; sizes in bytes. `raw` is its whole answer."""
+    """What `qemu-img info` says; sizes in bytes, names not safe to print. `raw` is its whole answer.
+
+    The tool replaces bytes that are not UTF-8 by U+FFFD, so such a backing name differs from the one in the header.
+    """
 
     format: str
     virtual_size: int
