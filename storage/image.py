@@ -247,9 +247,15 @@ def sweep(domain: Domain, image_id: ids.ImageId) -> int:
     """Remove temporaries that writers left, and return their number. The caller holds the image's lock.
 
     A claim stays as long as its volume is not complete: the rollback of its task needs it.
+
+    Raises:
+        ImageDoesNotExistInSD, ImagePathError: see `directory`.
     """
     place = directory(domain, image_id)
-    return sum(files.unlink(place / name) for name in _leftovers(place))
+    try:
+        return sum(files.unlink(place / name) for name in _leftovers(place))
+    except OSError as error:
+        raise errors.ImagePathError(image=image_id, reason=error.strerror) from error
 
 
 def _leftovers(place: Path) -> Iterator[str]:

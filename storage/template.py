@@ -65,6 +65,15 @@ def share(domain: image.Domain, source: ids.ImageId, target: ids.ImageId, volume
         files.hard_link(here.lease, there.lease)
 
 
+def is_shared(domain: image.Domain, source: ids.ImageId, target: ids.ImageId, volume_id: ids.VolumeId) -> bool:
+    """Whether an image holds the links of a template's data and record already."""
+    here, there = image.paths(domain, source, volume_id), image.paths(domain, target, volume_id)
+    names = (there.data, there.meta)
+    return all(os.path.lexists(name) for name in names) and not (
+        _taken(there.data, here.data) or _taken(there.meta, here.meta)
+    )
+
+
 def unshare(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.VolumeId) -> bool:
     """Remove a template's links from an image that has no volume standing on it; False when they have to stay.
 

@@ -1,0 +1,178 @@
+"""Verbs on one volume."""
+
+import functools
+
+from storage import creation, errors, ids, image, locks, qemuimg, tasks, volume, volume_metadata
+from storage import services as storage_services
+
+Services = storage_services.Services
+
+_FORMATS = {4: volume_metadata.COW, 5: volume_metadata.RAW}
+_TYPES = {1: volume_metadata.PREALLOCATED, 2: volume_metadata.SPARSE}
+
+
+def create(
+    services: Services,
+    pool_id: ids.PoolId,
+    domain_id: ids.DomainId,
+    image_id: ids.ImageId,
+    volume_id: ids.VolumeId,
+    size: int,
+    volume_format: int,
+    preallocate: int,
+    disk_type: str,
+    description: str,
+    source_image: ids.ImageId,
+    source_volume: ids.VolumeId,
+) -> dict[str, object]:
+    """createVolume: schedule the making of a volume.
+
+    Args:
+        size: bytes; without meaning for a volume with a parent.
+        volume_format: 4 COW, 5 RAW.
+        preallocate: 1 preallocated, 2 sparse.
+        source_image: image of the parent; blank: the same image.
+        source_volume: the parent; blank: none.
+    """
+    domain = writable_domain(services, pool_id, domain_id)
+    refuse_blank(imageID=image_id, volumeID=volume_id)
+    request = creation.Request(
+        image=image_id,
+        volume=volume_id,
+        size=size,
+        format=_format(volume_id, volume_format, has_parent=not source_volume.is_blank),
+        type=_type(preallocate),
+        disktype=_text("diskType", disk_type),
+        description=_text("desc", description),
+        source_image=image_id if source_image.is_blank or source_volume.is_blank else source_image,
+        parent=None if source_volume.is_blank else source_volume,
+    )
+    if request.parent is None and size <= 0:
+        raise errors.CreateVolumeSizeError(volume=volume_id, size=size, reason="it must be at least 1 byte")
+    wanted = [locks.exclusive(locks.image_name(each, domain_id)) for each in {image_id, request.source_image}]
+    held = services.locks.take([locks.shared(domain_id), *wanted], "createVolume")
+    job = functools.partial(_create, services, domain, request)
+    store = services.repository.task_store(pool_id)
+    return {"uuid": str(services.tasks.schedule("createVolume", job, held=held, store=store))}
+
+
+def _create(services: Services, domain: image.Domain, request: creation.Request, task: tasks.Task) -> dict[str, object]:
+    tool = qemuimg.QemuImg(services.settings.qemu_img, services.settings.qemu_img_timeout)
+    made = creation.create(domain, request, task, tool, services.repository.root)
+    return {"uuid": str(made)}
+
+
+def writable_domain(services: Services, pool_id: ids.PoolId, domain_id: ids.DomainId) -> image.Domain:
+    """The domain, after a check that this host is the pool's SPM and that disk images belong there.
+
+    Raises:
+        StoragePoolUnknown, SpmStatusError: this host must not write.
+        StorageDomainDoesNotExist, StorageDomainNotMemberOfPool: no such domain.
+        ImagesNotSupportedError: an ISO domain.
+    """
+    domain: image.Domain = services.pools.spm(pool_id).member(domain_id)
+    if (domain_class := domain.domain_class) == "Iso":
+        raise errors.ImagesNotSupportedError(domain=domain_id, domain_class=domain_class)
+    return domain
+
+
+def refuse_blank(**given: ids.ImageId | ids.VolumeId) -> None:
+    """Refuse ids that mean "none"."""
+    for name, value in given.items():
+        if value.is_blank:
+            raise errors.InvalidParameterException(name=name, reason="it must not be the blank id")
+
+
+def _format(volume_id: ids.VolumeId, code: int, *, has_parent: bool) -> str:
+    if code not in _FORMATS:
+        reason = f"{code} is neither 4 (COW) nor 5 (RAW)"
+        raise errors.IncorrectFormat(object=f"volume {volume_id}", reason=reason)
+    if has_parent and _FORMATS[code] != volume_metadata.COW:
+        raise errors.IncorrectFormat(object=f"volume {volume_id}", reason="with a parent it must be 4 (COW)")
+    return _FORMATS[code]
+
+
+def _type(code: int) -> str:
+    if code not in _TYPES:
+        raise errors.IncorrectType(type=code)
+    return _TYPES[code]
+
+
+def _text(name: str, text: str) -> str:
+    volume.check_text(name, text)
+    return text.strip()
+
+
+def get_info(
+    services: Services,
+    pool_id: ids.PoolId,
+    domain_id: ids.DomainId,
+    image_id: ids.ImageId,
+    volume_id: ids.VolumeId,
+) -> dict[str, object]:
+    """getVolumeInfo."""
+    with services.locks.hold(locks.shared(domain_id), title="getVolumeInfo"):
+        domain = services.domains.find(domain_id)
+        return {"info": volume.info(domain, image_id, volume_id)}
+
+
+def get_path(
+    services: Services,
+    pool_id: ids.PoolId,
+    domain_id: ids.DomainId,
+    image_id: ids.ImageId,
+    volume_id: ids.VolumeId,
+) -> dict[str, object]:
+    """getVolumePath: where the data is, if there is any."""
+    with services.locks.hold(locks.shared(domain_id), title="getVolumePath"):
+        domain = services.domains.find(domain_id)
+        image.directory(domain, image_id)
+        volume.sizes(domain, image_id, volume_id)
+        return {"path": str(image.paths(domain, image_id, volume_id).data)}
+
+
+def get_size(
+    services: Services,
+    pool_id: ids.PoolId,
+    domain_id: ids.DomainId,
+    image_id: ids.ImageId,
+    volume_id: ids.VolumeId,
+) -> dict[str, object]:
+    """getVolumeSize: sizes of the data file as text. No lock: it is asked for while volumes grow."""
+    domain = services.domains.find(domain_id)
+    image.directory(domain, image_id)
+    size = volume.sizes(domain, image_id, volume_id)
+    return {"apparentsize": str(size.apparent), "truesize": str(size.allocated)}
+
+
+def set_description(
+    services: Services,
+    pool_id: ids.PoolId,
+    domain_id: ids.DomainId,
+    image_id: ids.ImageId,
+    volume_id: ids.VolumeId,
+    description: str,
+) -> None:
+    """setVolumeDescription."""
+    domain = writable_domain(services, pool_id, domain_id)
+    volume.check_text("description", description)
+    with services.locks.hold(*_to_change(domain_id, image_id), title="setVolumeDescription"):
+        volume.set_description(domain, image_id, volume_id, description)
+
+
+def set_legality(
+    services: Services,
+    pool_id: ids.PoolId,
+    domain_id: ids.DomainId,
+    image_id: ids.ImageId,
+    volume_id: ids.VolumeId,
+    legality: str,
+) -> None:
+    """setVolumeLegality. Nothing checks whether the mark is true."""
+    domain = writable_domain(services, pool_id, domain_id)
+    with services.locks.hold(*_to_change(domain_id, image_id), title="setVolumeLegality"):
+        volume.set_legality(domain, image_id, volume_id, legality)
+
+
+def _to_change(domain_id: ids.DomainId, image_id: ids.ImageId) -> tuple[locks.Lock, locks.Lock]:
+    return locks.shared(domain_id), locks.exclusive(locks.image_name(image_id, domain_id))
