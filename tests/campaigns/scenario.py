@@ -1,0 +1,403 @@
+"""One live merge that is killed, and the judgement of what the daemon makes of the remains.
+
+A run makes a volume chain through the daemon, opens it in a real QEMU, lets a guest write and flush while a
+block-commit is under way, and kills QEMU at some moment. The truth is taken before the daemon has looked: what every
+possible leaf shows, against what the guest had flushed. Then the daemon reconciles, exactly the volumes that it dropped
+are deleted, and the surviving leaf must show the guest's bytes.
+
+Each layer has its data in ranges of its own (steps of 8 MiB), so that no layer hides the loss of another.
+"""
+
+import dataclasses
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.support import daemon, guest, oracle
+
+MARGIN = 0.25
+"""Seconds: `time_margin` of the daemons that campaigns start, so that runs on both sides of it stay short."""
+
+SLOWEST_COPY = 10 * 1024 * 1024
+"""Bytes a second. A parent counts as the later one only beyond the margin plus the time to copy the leaf at this."""
+
+REFUSED = 262
+_REGION = 512 * 1024 * 1024 // oracle.BLOCK  # blocks that one L2 table of a qcow2 image describes
+_STEP = 8 * 1024 * 1024 // oracle.BLOCK
+_LIVE = 6  # the step that nobody but the running guest writes to
+_INTERNAL = ("running", "switching", "completed")
+_ACTIVE = ("running", "ready", "marked", "lagging", "pivoting", "pivoted")
+
+
+class Keeper(Protocol):
+    """Who keeps volumes and says what a chain is: `daemon.Pool`, or a stand-in."""
+
+    def make_image_chain(self, size: int, formats: Sequence[str]) -> daemon.Image: ...
+    def mark(self, image: daemon.Image, volume: str, legality: str) -> None: ...
+    def look(self, image: daemon.Image, leaf: str) -> dict[str, Any]: ...
+    def reconcile(self, image: daemon.Image, leaf: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]: ...
+    def delete_volumes(self, image: daemon.Image, volumes: Sequence[str]) -> None: ...
+    def info(self, image: daemon.Image, volume: str) -> dict[str, Any]: ...
+    def can_start(self, image: daemon.Image, leaf: str) -> None: ...
+    def delete_image(self, image: daemon.Image) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What is merged and when it is killed.
+
+    Attributes:
+        commit: ``internal`` (the middle volume into the base) or ``active`` (the leaf into its parent, with pivot).
+        moment: of the kill. ``running``: data is being copied. ``switching``: around the end of an internal merge.
+            ``completed``: QEMU has said so. ``ready``: the mirror has caught up once. ``marked``: the leaf is ILLEGAL,
+            no pivot was asked for. ``lagging``: the same, and the mirror hangs behind. ``pivoting``: within 4 ms of the
+            request. ``pivoted``: QEMU has said so, and the guest went on writing.
+        base: format of the volume that takes the data.
+    """
+
+    commit: str
+    moment: str
+    base: str
+
+    def __str__(self) -> str:
+        return f"{self.commit} {self.moment} ({self.base})"
+
+    @property
+    def marked(self) -> bool:
+        """Whether the leaf was ILLEGAL when QEMU was killed."""
+        return self.moment in ("marked", "lagging", "pivoting", "pivoted")
+
+
+CELLS = [
+    Cell(commit, moment, base)
+    for commit, moments in (("internal", _INTERNAL), ("active", _ACTIVE))
+    for moment in moments
+    for base in ("qcow2", "raw")
+]
+
+
+@dataclasses.dataclass
+class Result:
+    """What became of one run.
+
+    Attributes:
+        switched: the header above the merged volume named the base already (internal merges).
+        torn: it did, and bytes were missing there.
+        mark_lies: the leaf was ILLEGAL, and its parent lacked what the guest had flushed.
+        outcome: ``merged`` or ``undone`` (internal, header switched), ``kept`` (nothing dropped), ``dropped``
+            (the leaf), ``refused``, or ``failed``.
+        problems: everything that must not be; empty for a good run.
+    """
+
+    number: int
+    cell: Cell
+    switched: bool = False
+    torn: bool = False
+    mark_lies: bool = False
+    outcome: str = "failed"
+    problems: list[str] = dataclasses.field(default_factory=list)
+    wrong_leaf: bool = False
+    different: bool = False
+    bad_refusal: bool = False
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass
+class Scene:
+    """What is left after the kill: the image, and the truth."""
+
+    cell: Cell
+    image: daemon.Image
+    disk: oracle.Disk
+    random: random.Random
+
+    @property
+    def leaf(self) -> str:
+        return self.image.leaf
+
+    @property
+    def target(self) -> str:
+        """The volume that the data was merged into."""
+        return self.image.volumes[0 if self.cell.commit == "internal" else -2]
+
+    def loss(self, volume: str) -> oracle.Difference | None:
+        """What a guest would miss if it were started on this volume now."""
+        layer = self.image.layers[volume]
+        return oracle.different(layer.path, layer.format, self.disk)
+
+
+def run(pool: Keeper, number: int, seed: int, cell: Cell | None = None) -> Result:
+    """Do one run from the beginning to the end; never raises for what goes wrong in it, but notes it as a problem."""
+    cell = cell or CELLS[number % len(CELLS)]
+    result = Result(number, cell)
+    started = time.monotonic()
+    try:
+        scene = interrupt(pool, cell, random.Random(f"{seed}:{number}"))
+        judge(pool, scene, result)
+        pool.delete_image(scene.image)
+    except Exception as error:  # a campaign of hundreds of runs must go on, and report
+        result.outcome = "failed"
+        result.problems.append(f"{type(error).__name__}: {error}")
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def interrupt(pool: Keeper, cell: Cell, chance: random.Random) -> Scene:
+    """Make a chain, merge and kill."""
+    wide = chance.random() < 0.25
+    size = (3 * _REGION if wide else 8 * _STEP) * oracle.BLOCK
+    short = cell.commit == "active" and cell.base == "raw"
+    image = pool.make_image_chain(size, [cell.base, "qcow2"] if short else [_root(cell), "qcow2", "qcow2"])
+    scene = Scene(cell, image, oracle.Disk(size), chance)
+    layers = list(image.layers.values())
+    contents = [_own_blocks(index, wide, chance) for index in range(len(layers))]
+    guest.fill(layers, contents, scene.disk)
+    live = [block for region in range(3 if wide else 1) for block in _range(region, _LIVE)][:: chance.randint(1, 3)]
+    program = guest.SYSTEM if chance.random() < 0.15 else guest.STORAGE_DAEMON
+    with guest.Machine(program) as machine:
+        machine.open_chain(layers)
+        user = guest.Guest(machine.export(), scene.disk, random.Random(chance.random()))
+        held = contents[-1]
+        user.start(held if cell.moment == "lagging" and chance.random() < 0.5 else [*held, *live])
+        try:
+            _merge(pool, scene, machine, user)
+        finally:
+            machine.kill()
+            user.finish()
+    return scene
+
+
+def _root(cell: Cell) -> str:
+    return cell.base if cell.commit == "internal" else "qcow2"
+
+
+def _range(region: int, step: int) -> range:
+    start = region * _REGION + step * _STEP
+    return range(start, start + _STEP)
+
+
+def _own_blocks(index: int, wide: bool, chance: random.Random) -> list[int]:
+    """Blocks of one layer: some in its own range of every region, next to each other or apart."""
+    count, stride = chance.randint(8, 40), chance.randint(1, 3)
+    return [block for region in range(3 if wide else 1) for block in _range(region, 2 * index)[::stride][:count]]
+
+
+def _merge(pool: Keeper, scene: Scene, machine: guest.Machine, user: guest.Guest) -> None:
+    """Start the merge, bring it to the moment of the kill, and return just then."""
+    if scene.cell.commit == "internal":
+        _merge_internal(scene, machine, user)
+    else:
+        _merge_active(pool, scene, machine, user)
+
+
+def _merge_internal(scene: Scene, machine: guest.Machine, user: guest.Guest) -> None:
+    middle, leaf = list(scene.image.layers.values())[1:]
+    text = oracle.backing_name(middle.path)
+    chance = scene.random
+    user.wait_flushes(chance.randint(1, 5))
+    if scene.cell.moment == "running":
+        machine.commit(1, 0, backing_text=text, speed=chance.choice([1, 2, 8]) << 20)
+        time.sleep(chance.uniform(0, 0.15))
+    elif scene.cell.moment == "completed":
+        machine.commit(1, 0, backing_text=text)
+        machine.wait_completed()
+        if chance.random() < 0.5:
+            machine.dismiss()
+        user.wait_flushes(chance.randint(0, 10))
+    elif chance.random() < 0.7:
+        machine.commit(1, 0, backing_text=text, send=True)
+        guest.wait_header(leaf.path, lambda name: name == text)
+        _spin(chance.choice([0, chance.uniform(0, 0.002)]))
+    else:
+        machine.commit(1, 0, backing_text=text, send=True)
+        _spin(chance.uniform(0, 0.04))
+
+
+def _merge_active(pool: Keeper, scene: Scene, machine: guest.Machine, user: guest.Guest) -> None:
+    chance, moment = scene.random, scene.cell.moment
+    top = len(scene.image.layers) - 1
+    user.wait_flushes(chance.randint(1, 5))
+    if moment == "running":
+        machine.commit(top, top - 1, speed=1 << 20)
+        time.sleep(chance.uniform(0, 0.15))
+        return
+    machine.commit(top, top - 1)
+    machine.wait_ready()
+    if moment == "lagging":
+        machine.set_speed(1)
+    user.wait_flushes(chance.randint(0, 10))
+    if moment == "ready":
+        return
+    pool.mark(scene.image, scene.leaf, "ILLEGAL")
+    if moment == "marked":
+        user.wait_flushes(chance.randint(1, 20))
+    elif moment == "lagging":
+        user.wait_flushes(5)
+        time.sleep(chance.choice([0, MARGIN + 0.1]))
+    elif moment == "pivoting":
+        machine.pivot(send=True)
+        _spin(chance.uniform(0, 0.004))
+    else:
+        machine.pivot()
+        machine.wait_completed()
+        user.wait_flushes(chance.randint(0, 20))
+        if chance.random() < 0.5:
+            time.sleep(_window(scene) + 0.1)
+            user.wait_flushes(2)
+
+
+def _spin(seconds: float) -> None:
+    """Wait exactly; a sleep is too coarse for kills that must fall into a millisecond."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def _window(scene: Scene) -> float:
+    """Seconds by which the parent's last write must lie behind the leaf's to count as evidence."""
+    return MARGIN + scene.image.layers[scene.leaf].path.stat().st_blocks * 512 / SLOWEST_COPY
+
+
+def judge(pool: Keeper, scene: Scene, result: Result) -> None:
+    """Take the truth, let the daemon decide, carry it out, and compare."""
+    image, leaf = scene.image, scene.leaf
+    right = {leaf: scene.loss(leaf) is None}
+    if scene.cell.commit == "active":
+        right[scene.target] = scene.loss(scene.target) is None
+        result.mark_lies = scene.cell.marked and not right[scene.target]
+    else:
+        named = Path(oracle.backing_name(image.layers[leaf].path) or "").name
+        result.switched = named == scene.target
+        result.torn = result.switched and not right[leaf]
+    before = oracle.fingerprint(image.directory)
+    look = pool.look(image, leaf)
+    _expect(result, oracle.fingerprint(image.directory) == before, "getVolumeChain changed something")
+    answer = pool.reconcile(image, leaf)
+    if answer["status"]["code"] == REFUSED:
+        _refused(pool, scene, result, answer, before, right)
+    elif answer["status"]["code"]:
+        result.problems.append(f"reconcileVolumeChain: {answer['status']}")
+    else:
+        _expect(result, look.get("volumes") == answer["volumes"], f"getVolumeChain foretold {look}")
+        _accepted(pool, scene, result, answer["volumes"], right)
+
+
+def _refused(
+    pool: Keeper,
+    scene: Scene,
+    result: Result,
+    answer: dict[str, Any],
+    before: dict[str, tuple[int, int, str]],
+    right: dict[str, bool],
+) -> None:
+    """A refusal is right only where nobody can know; it must name both candidates and change nothing."""
+    result.outcome = "refused"
+    image = scene.image
+    _expect(result, oracle.fingerprint(image.directory) == before, "a refusal changed something")
+    text = answer["status"]["message"]
+    named = [volume for volume in image.volumes if volume in text]
+    reasons = []
+    if not scene.cell.marked:
+        reasons.append("nothing was marked ILLEGAL")
+    elif not {scene.leaf, scene.target} <= set(named):
+        reasons.append("it does not name both candidates")
+    else:
+        apart = _apart(image, scene.leaf, scene.target)
+        if not -MARGIN <= apart <= _window(scene):
+            reasons.append(f"the last writes lie {apart:.3f} s apart")
+        if _shows(image, scene.leaf) == _shows(image, scene.target):
+            reasons.append("both candidates show the same bytes")
+    again = pool.reconcile(image, scene.leaf)["status"]
+    _expect(result, again == answer["status"], f"the second call says {again}")
+    if reasons:
+        result.bad_refusal = True
+        result.problems.append(f"refused although {'; '.join(reasons)}: {text}")
+        return
+    choice = scene.leaf if right[scene.leaf] else scene.target
+    answer = pool.reconcile(image, scene.leaf, {"leaf": choice})
+    if answer["status"]["code"]:
+        result.problems.append(f"the choice of {choice} is refused: {answer['status']}")
+        return
+    _expect(result, answer["volumes"][-1:] == [choice], "the choice was not followed")
+    _accepted(pool, scene, result, answer["volumes"], right)
+    result.outcome = "refused"
+
+
+def _accepted(pool: Keeper, scene: Scene, result: Result, volumes: Sequence[str], right: dict[str, bool]) -> None:
+    """Carry out the answer as an engine would, and compare the guest's bytes."""
+    image, leaf = scene.image, scene.leaf
+    dropped = [volume for volume in reversed(image.volumes) if volume not in volumes]
+    result.outcome = _outcome(scene, result, volumes, dropped)
+    if not volumes or list(volumes) != [volume for volume in image.volumes if volume in volumes]:
+        result.problems.append(f"{volumes} is no chain of {image.volumes}")
+        return
+    again = pool.reconcile(image, leaf)
+    _expect(result, again.get("volumes") == list(volumes), f"the second call says {again}")
+    _expect(result, not again.get("changed"), f"the second call changed something again: {again.get('changes')}")
+    if dropped:
+        pool.delete_volumes(image, dropped)
+    remaining = sorted(path.name for path in image.directory.iterdir() if path.name in image.layers)
+    _expect(result, remaining == sorted(volumes), f"{remaining} is left of {volumes}")
+    loss = scene.loss(volumes[-1])
+    if loss is not None:
+        result.wrong_leaf = any(good for volume, good in right.items() if volume != volumes[-1])
+        result.different = True
+        kind = "wrong leaf" if result.wrong_leaf else "different bytes"
+        result.problems.append(f"{kind}: {loss}; before it {right}; {_evidence(scene)}")
+    _check_records(pool, scene, result, volumes)
+
+
+def _outcome(scene: Scene, result: Result, volumes: Sequence[str], dropped: Sequence[str]) -> str:
+    if scene.leaf in dropped:
+        return "dropped"
+    if dropped:
+        return "merged"
+    return "undone" if result.switched else "kept"
+
+
+def _check_records(pool: Keeper, scene: Scene, result: Result, volumes: Sequence[str]) -> None:
+    """Header, metadata and the daemon's readiness to start a guest must all agree with the answer."""
+    image = scene.image
+    parent = daemon.BLANK
+    for volume in volumes:
+        info = pool.info(image, volume)
+        wanted = {"parent": parent, "legality": "LEGAL", "voltype": "LEAF" if volume == volumes[-1] else "INTERNAL"}
+        found = {key: info[key] for key in wanted}
+        _expect(result, found == wanted, f"{volume} has {found}, not {wanted}")
+        if image.layers[volume].format == "qcow2":
+            named = Path(oracle.backing_name(image.layers[volume].path) or daemon.BLANK).name
+            _expect(result, named == parent, f"the header of {volume} names {named}, not {parent}")
+        parent = volume
+    pool.can_start(image, volumes[-1])
+    last = pool.reconcile(image, volumes[-1])
+    _expect(result, last.get("volumes") == list(volumes), f"after the deletion: {last}")
+
+
+def _expect(result: Result, good: bool, problem: str) -> None:
+    if not good:
+        result.problems.append(problem)
+
+
+def _apart(image: daemon.Image, leaf: str, parent: str) -> float:
+    """Seconds by which the parent was written later than the leaf."""
+    times = [image.layers[volume].path.stat().st_mtime_ns for volume in (parent, leaf)]
+    return (times[0] - times[1]) / 1e9
+
+
+def _shows(image: daemon.Image, volume: str) -> str:
+    return oracle.digest(image.layers[volume].path, image.layers[volume].format)
+
+
+def _evidence(scene: Scene) -> str:
+    parts = (
+        [f"parent written {_apart(scene.image, scene.leaf, scene.target):.3f} s after the leaf"]
+        if all(layer.path.exists() for layer in scene.image.layers.values())
+        else []
+    )
+    for volume, layer in scene.image.layers.items():
+        blocks = os.stat(layer.path).st_blocks if layer.path.exists() else "deleted"
+        parts.append(f"{volume} {layer.format} {blocks}")
+    return ", ".join(parts)
