@@ -1,5 +1,7 @@
 """``chain``: show what an image's chain really is. A look only; the server changes nothing for it."""
 
+import os
+import sys
 from collections.abc import Sequence
 
 from client import arguments, errors, output
@@ -20,12 +22,12 @@ def run(session: Session, words: Sequence[str]) -> output.Outcome:
         return _as_json(reply, failure)
     if failure is not None:
         return failure
-    # Not at the top: a module that only this command needs.
-    from client import picture
+    # Not at the top: only this command needs them.
+    from client import picture, style
 
     pool, domain, image, *leaf = ids
     subject = picture.Subject(pool, domain, image, leaf[0] if leaf else "", session.invocation)
-    return output.Outcome(picture.lines(reply, subject, session.terminal))
+    return output.Outcome(picture.lines(reply, subject, style.detect(sys.stdout, os.environ)))
 
 
 def _as_json(reply: output.Reply, failure: output.Outcome | None) -> output.Outcome:

@@ -8,13 +8,12 @@ import contextlib
 import dataclasses
 import getopt
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from client import arguments, commands, errors, help, output, session, style
+from client import arguments, commands, errors, help, output, session
 from rpc import catalogue
 
 if TYPE_CHECKING:
@@ -120,9 +119,8 @@ def _session(schema: catalogue.Catalogue, options: Options, line: "_Line") -> se
     return session.Session(
         catalogue=schema,
         call=line.call,
-        invocation=shlex.join([*invocation, options.words[0]]),
+        invocation=(*invocation, options.words[0]),
         oneliner=options.oneliner,
-        terminal=style.detect(sys.stdout, os.environ),
     )
 
 

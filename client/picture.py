@@ -28,14 +28,14 @@ class Subject:
 
     Attributes:
         leaf: the volume that the caller takes for the leaf, "" when not said.
-        invocation: command line of the client up to and including the server.
+        invocation: words of the client's command line up to and including the server.
     """
 
     pool: str
     domain: str
     image: str
     leaf: str
-    invocation: str
+    invocation: tuple[str, ...]
 
 
 def lines(reply: output.Reply, subject: Subject, style: Style) -> list[str]:
@@ -117,8 +117,7 @@ def _next_steps(arranged: tree.Tree, reply: output.Reply, subject: Subject, styl
     shown: list[str] = []
     for words, command in _steps(arranged.nodes(), reply, subject):
         shown += ["  " + line for line in style.wrap(words, 2)]
-        quoted = " ".join(shlex.quote(output.escape(word)) for word in command)
-        shown.append(f"    {output.escape(subject.invocation)} {quoted}")
+        shown.append("    " + shlex.join(output.escape(word) for word in (*subject.invocation, *command)))
     return [style.paint("next", "bold"), *shown] if shown else []
 
 

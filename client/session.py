@@ -1,10 +1,9 @@
-"""What every command gets: the schema, a way to call the server, and how the person wants to see things."""
+"""What every command gets: the schema, a way to call the server, and what the person said about all commands."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from client import style
 from rpc import catalogue
 
 
@@ -15,13 +14,11 @@ class Session:
     Attributes:
         catalogue: the schema.
         call: calls a verb by its XML-RPC name with positional arguments, returns the reply (see transport.Server.call).
-        invocation: how the client was called up to and including the server, for commands that it suggests.
+        invocation: the words that called the client, up to and including the server, for commands that it suggests.
         oneliner: whether to print without pretty-printing.
-        terminal: how drawings look.
     """
 
     catalogue: catalogue.Catalogue
     call: Callable[[str, Sequence[Any]], dict[str, Any]]
-    invocation: str
+    invocation: tuple[str, ...]
     oneliner: bool
-    terminal: style.Style

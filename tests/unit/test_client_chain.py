@@ -17,7 +17,7 @@ SP, SD, IMG, OTHER_IMG = (f"{char * 8}-0000-4000-8000-{char * 12}" for char in "
 ROOT, ONE, TWO, THREE, LEAF = (f"{number:08d}-0000-4000-8000-{number:012d}" for number in range(1, 6))
 BLANK = output.BLANK_ID
 
-SUBJECT = picture.Subject(SP, SD, IMG, "", "vdsClient 0")
+SUBJECT = picture.Subject(SP, SD, IMG, "", ("vdsClient", "0"))
 PLAIN = style.Style(width=100)
 
 
