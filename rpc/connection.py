@@ -123,9 +123,17 @@ class Connection:
             self._shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Say good-bye, where the protocol has a word for it, and give the socket back."""
+        self._end_tls()
         with contextlib.suppress(OSError):
             self._socket.close()
+
+    def _end_tls(self) -> None:
+        """Send TLS's end without waiting for the peer's."""
+        if isinstance(self._socket, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):  # the peer has not ended yet, or there is no session
+                self._socket.settimeout(0)
+                self._socket.unwrap()
 
     def _shutdown(self, how: int) -> None:
         # Not the method of an SSLSocket: that one forgets its TLS state, under the hands of the thread that uses it.
@@ -234,8 +242,9 @@ class Connection:
     def _linger(self) -> None:
         """Take what the peer had sent already: closing with unread bytes would reset the answer away."""
         deadline = time.monotonic() + self._settings.linger_seconds
+        self._end_tls()
         self._shutdown(socket.SHUT_WR)
         while (left := deadline - time.monotonic()) > 0:
             self._socket.settimeout(left)
-            if not self._socket.recv(_CHUNK):
+            if not socket.socket.recv(self._socket, _CHUNK):  # what it is, below TLS, does not matter any more
                 return

@@ -121,8 +121,9 @@ class Reader:
         """
         if not self._buffer and not self._fill():
             return None
-        lines = self._lines()
-        return parse_head(lines)
+        if not (b" " < self._buffer[:1] <= b"~" or self._buffer[:1] in b"\r\n"):
+            raise HttpError(HTTPStatus.BAD_REQUEST, "not HTTP")  # perhaps TLS, whose sender now waits for our hello
+        return parse_head(self._lines())
 
     def body(self, length: int) -> bytes:
         """The next `length` bytes.
@@ -190,7 +191,7 @@ def parse_head(lines: list[bytes]) -> Head:
         raise HttpError(HTTPStatus.BAD_REQUEST, "not an HTTP request line")
     method, target, major, minor = match.groups()
     if major != b"1" or minor not in b"01":
-        raise HttpError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 or HTTP/1.0, please")
+        raise HttpError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only versions 1.0 and 1.1 are spoken")
     headers = _parse_headers(lines[1:])
     connection = headers.get("connection", "").lower()
     return Head(method.decode(), _path(target.decode()), headers, minor == b"1" and "close" not in connection)

@@ -35,7 +35,8 @@ def server_context(settings: Settings) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
+    # A peer that just goes away is no attack here: a request says how long it is. Without this its end is an error.
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_IGNORE_UNEXPECTED_EOF
     context.load_cert_chain(settings.certificate, settings.key)
     if settings.authorities is None:
         if settings.revoked or settings.clients:
