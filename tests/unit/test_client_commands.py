@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from client import commands, errors, output
+from rpc import arguments as server_arguments
 from rpc import catalogue
 from tests.support import clienting, fakeserver
 from tests.support.fakeserver import ok
@@ -157,6 +158,13 @@ def test_wire_arguments_and_output(line: str) -> None:
     with fakeserver.serving({verb.name: reply}) as fake:
         assert clienting.run(fake, command, *words) == (0, shown, "")
     assert fake.calls == [(verb.name, sent)]
+
+
+@pytest.mark.parametrize("line", CASES)
+def test_the_server_takes_what_is_sent(line: str) -> None:
+    verb = verb_of(line.split()[0])
+    check = server_arguments.compile_check(verb, SCHEMA.types)
+    check(server_arguments.from_wire(verb, CASES[line][0]))
 
 
 def test_no_command_is_left_out_above() -> None:
