@@ -21,11 +21,11 @@ _VERDICTS = {
     "base": Verdict("chain", "green", "base"),
     "in chain": Verdict("chain", "green", "in the chain"),
     "template": Verdict("template", "cyan", "template"),
-    "merged": Verdict("dropped", "yellow", "MERGED: out of the chain, safe to delete"),
+    "merged": Verdict("dropped", "yellow", "MERGED away, safe to delete"),
     "torn merge": Verdict("torn", "magenta", "TORN MERGE: must stay in the chain"),
     "stale leaf": Verdict("dropped", "yellow", "STALE LEAF: out of the chain"),
-    "candidate": Verdict("candidate", "magenta", "CANDIDATE: may be the leaf, undecided"),
-    "unreachable": Verdict("detached", "red", "UNREACHABLE: not connected to the chain"),
+    "candidate": Verdict("candidate", "magenta", "CANDIDATE for the leaf, undecided"),
+    "unreachable": Verdict("detached", "red", "UNREACHABLE from the chain"),
     "damaged": Verdict("damaged", "alarm", "DAMAGED"),
 }
 _UNKNOWN = Verdict("chain", "", "no verdict")

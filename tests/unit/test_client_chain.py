@@ -84,13 +84,13 @@ o {ONE}  in the chain
 |   COW  LEGAL  INTERNAL  capacity 10 GiB, file 1 GiB, on disk 1.5 MiB
 |   parent  {ROOT}  (metadata and header agree)
 |
-+-x {TWO}  MERGED: out of the chain, safe to delete
++-x {TWO}  MERGED away, safe to delete
 | |   COW  LEGAL  INTERNAL  capacity 10 GiB, file 1 GiB, on disk 1.5 MiB
 | |   parent  {ONE}  (metadata and header agree)
 | |   - all 1.5 MiB that it holds are held by {ONE} too, so the merge
 | |     into it was finished
 | |
-| x {THREE}  MERGED: out of the chain, safe to delete
+| x {THREE}  MERGED away, safe to delete
 |     COW  LEGAL  INTERNAL  capacity 10 GiB, file 1 GiB, on disk 1.5 MiB
 |     parent  {TWO}  (metadata and header agree)
 |     - it holds nothing
@@ -132,11 +132,11 @@ problems
 │   COW  LEGAL  INTERNAL  capacity 10 GiB, file 1 GiB, on disk 1.5 MiB
 │   parent  none  (metadata and header agree)
 │
-? {ONE}  CANDIDATE: may be the leaf, undecided
+? {ONE}  CANDIDATE for the leaf, undecided
 │   COW  LEGAL  INTERNAL  capacity 10 GiB, file 1 GiB, on disk 1.5 MiB
 │   parent  {ROOT}  (metadata and header agree)
 │
-? {LEAF}  CANDIDATE: may be the leaf, undecided
+? {LEAF}  CANDIDATE for the leaf, undecided
     COW  ILLEGAL  LEAF  capacity 10 GiB, file 1 GiB, on disk 1.5 MiB
     parent  {ONE}  (metadata and header agree)
     ! leaf-undecided: see problems
@@ -192,7 +192,7 @@ x {TWO}  STALE LEAF: out of the chain
     COW  LEGAL  INTERNAL  capacity 10 GiB, file 1 GiB, on disk 1.5 MiB
     parent  {THREE}  (metadata and header agree)
 
-@ {LEAF}  UNREACHABLE: not connected to the chain
+@ {LEAF}  UNREACHABLE from the chain
     COW  LEGAL  INTERNAL  capacity 10 GiB, file 1 GiB, on disk 1.5 MiB
     metadata parent  none
     header parent    none  (written: "json:{{"driver": "nbd"}}\\x9b")
