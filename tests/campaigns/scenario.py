@@ -18,8 +18,12 @@ from typing import Any, Protocol
 
 from tests.support import daemon, guest, oracle
 
-MARGIN = 0.25
-"""Seconds: `time_margin` of the daemons that campaigns start, so that runs on both sides of it stay short."""
+MARGIN = 1.0
+"""Seconds: `time_margin` of the daemons that campaigns start.
+
+Short enough that runs on both sides of it stay short, and longer than any stall of this machine's disk: a margin is
+worth something only if copying does not stand still for so long.
+"""
 
 SLOWEST_COPY = 10 * 1024 * 1024
 """Bytes a second. A parent counts as the later one only beyond the margin plus the time to copy the leaf at this."""
@@ -53,7 +57,7 @@ class Cell:
         commit: ``internal`` (the middle volume into the base) or ``active`` (the leaf into its parent, with pivot).
         moment: of the kill. ``running``: data is being copied. ``switching``: around the end of an internal merge.
             ``completed``: QEMU has said so. ``ready``: the mirror has caught up once. ``marked``: the leaf is ILLEGAL,
-            no pivot was asked for. ``lagging``: the same, and the mirror hangs behind. ``pivoting``: within 4 ms of the
+            no pivot was asked for. ``lagging``: the same, and the mirror is held. ``pivoting``: within 4 ms of the
             request. ``pivoted``: QEMU has said so, and the guest went on writing.
         base: format of the volume that takes the data.
     """
@@ -227,7 +231,7 @@ def _merge_active(pool: Keeper, scene: Scene, machine: guest.Machine, user: gues
     machine.commit(top, top - 1)
     machine.wait_ready()
     if moment == "lagging":
-        machine.set_speed(1)
+        machine.pause()
     user.wait_flushes(chance.randint(0, 10))
     if moment == "ready":
         return

@@ -122,7 +122,7 @@ def test_before_the_pivot_a_flush_reaches_the_leaf_only(
         user = guest.Guest(machine.export(), disk, random.Random(1))
         machine.commit(2, 1)
         machine.wait_ready()
-        machine.set_speed(1)
+        machine.pause()
         user.write([900, 901])
         machine.kill()
     assert oracle.different(layers[2].path, "qcow2", disk) is None

@@ -158,9 +158,10 @@ class Machine:
         else:
             self.monitor.execute("block-commit", arguments)
 
-    def set_speed(self, speed: int) -> None:
-        """Limit the job; bytes a second, 0 for no limit."""
-        self.monitor.execute("block-job-set-speed", {"device": JOB, "speed": speed})
+    def pause(self) -> None:
+        """Hold a ready active commit: from now on nothing is copied. (A speed limit only slows the mirror down.)"""
+        self.monitor.execute("job-pause", {"id": JOB})
+        self.monitor.wait("JOB_STATUS_CHANGE", id=JOB, status="standby")
 
     def wait_ready(self) -> None:
         """Wait until the mirror of an active commit has caught up once."""

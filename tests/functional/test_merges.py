@@ -1,0 +1,77 @@
+"""Live merges of a real QEMU, killed, then reconciled by the real daemon: the guest's bytes decide."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns import merges, scenario
+from tests.support import believer, daemon, guest
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.skipif(bool(guest.missing()), reason=f"needs {', '.join(guest.missing())}"),
+]
+
+SEED = 20
+RUNS = [*scenario.CELLS, scenario.Cell("internal", "switching", "qcow2"), scenario.Cell("active", "pivoting", "qcow2")]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[daemon.Pool]:
+    with tempfile.TemporaryDirectory(prefix="vl-merges-") as directory, merges.started(Path(directory)) as server:
+        yield merges.make_pool(server)
+
+
+@pytest.mark.parametrize("number", range(len(RUNS)), ids=lambda number: str(RUNS[number]).replace(" ", "-"))
+def test_killed_merge_keeps_every_flushed_byte(pool: daemon.Pool, number: int) -> None:
+    result = scenario.run(pool, number, SEED, RUNS[number])
+    assert not result.problems
+    if result.torn:
+        assert result.outcome == "undone"
+    if result.cell.moment in ("running", "ready"):
+        assert result.outcome == "kept"
+
+
+@pytest.mark.parametrize("name", ["internal switching (qcow2)", "active marked (qcow2)", "active marked (raw)"])
+def test_believing_headers_and_marks_is_noticed(tmp_path: Path, name: str) -> None:
+    """The judgement must see lost bytes: here a stand-in for the daemon does what everybody does."""
+    cell = next(cell for cell in scenario.CELLS if str(cell) == name)
+    for number in range(20):
+        result = scenario.run(believer.Believer(tmp_path), number, SEED, cell)
+        if result.torn or result.mark_lies:
+            break
+        assert not result.problems
+    else:
+        pytest.fail("no kill of 20 fell into the window")
+    assert result.different
+    assert result.wrong_leaf == (cell.commit == "active")
+    assert any("bytes wrong" in problem for problem in result.problems)
+
+
+def test_a_refusal_without_need_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = {"status": {"code": 262, "message": "cannot be settled"}}
+    monkeypatch.setattr(believer.Believer, "reconcile", lambda *arguments: refusal)
+    result = scenario.run(believer.Believer(tmp_path), 0, SEED, scenario.Cell("active", "ready", "qcow2"))
+    assert result.bad_refusal and result.outcome == "refused"
+
+
+def test_a_changed_directory_is_noticed(tmp_path: Path) -> None:
+    class Writer(believer.Believer):
+        def look(self, image: daemon.Image, leaf: str) -> dict[str, object]:
+            (image.directory / "left-over").touch()
+            return super().look(image, leaf)
+
+    result = scenario.run(Writer(tmp_path), 0, SEED, scenario.Cell("internal", "running", "qcow2"))
+    assert result.problems == ["getVolumeChain changed something"]
+
+
+def test_table_counts_what_the_results_say() -> None:
+    cell = scenario.CELLS[0]
+    good = scenario.Result(0, cell, switched=True, torn=True, outcome="undone")
+    bad = scenario.Result(1, cell, outcome="merged", different=True, problems=["different bytes"])
+    text = merges.table([good, bad])
+    row = next(line for line in text.splitlines() if line.startswith(str(cell)))
+    assert row.split()[3:] == ["2", "1", "1", "-", "1", "1", "-", "-", "-", "-"]
+    assert "different bytes: 1" in text and "torn merges undone: 1 of 1" in text
