@@ -1,0 +1,94 @@
+"""Verbs about the host: the answers fit the schema, and the health of domains is that of this moment."""
+
+import json
+import re
+import types
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from storage import connections, domain, domainmaker, errors, ids, layout
+from storage.hsm import host
+
+A = ids.DomainId("def32ac7-1234-1234-8a8c-1c887333fe65")
+B = ids.DomainId("9af9bd7f-6167-4ae8-aac6-95a5e5f36f60")
+POOL = ids.PoolId("6e4d6a96-1234-1234-8905-b5eec55c1535")
+OTHER_POOL = ids.PoolId("7e4d6a96-1234-1234-8905-b5eec55c1535")
+TYPES = Path(__file__).parents[2] / "schema" / "types.json"
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Any:
+    def get(pool_id: ids.PoolId) -> object:
+        if pool_id != POOL:
+            raise errors.StoragePoolUnknown(pool=pool_id)
+        return object()
+
+    repository = layout.Repository(tmp_path / "repository")
+    repository.root.mkdir()
+    return types.SimpleNamespace(
+        repository=repository, domains=domain.Finder(repository), pools=types.SimpleNamespace(get=get)
+    )
+
+
+def fits(name: str, answer: object) -> None:
+    schemas = json.loads(TYPES.read_text())
+    jsonschema.validate(answer, {"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas}})
+
+
+def test_there_are_no_machines(services: Any) -> None:
+    assert host.ping(services) is None
+    assert host.get_vm_list(services) == {"vmList": []}
+
+
+def test_capabilities_fit_the_schema_and_the_engine(services: Any) -> None:
+    answer = host.get_capabilities(services)
+    fits("CapabilitiesResult", answer)
+    info = answer["info"]
+    major, minor = info["packages2"]["vdsm"]["version"].split(".")[:2]
+    assert (4, 9) <= (int(major), int(minor)) <= (4, 16), "the range that the engine accepts"
+    assert info["HBAInventory"] == {"iSCSI": [], "FC": []}
+    assert info["liveMerge"] == info["liveSnapshot"] == "false"
+    assert int(info["memSize"]) > 0 and int(info["cpuThreads"]) >= int(info["cpuCores"]) >= int(info["cpuSockets"]) > 0
+
+
+def test_statistics_fit_the_schema(services: Any) -> None:
+    for _ in range(2):
+        answer = host.get_stats(services)
+        fits("HostStatsResult", answer)
+        info = answer["info"]
+        assert info["storageDomains"] == {} and info["vmCount"] == 0
+        assert info["memFree"] > 0 and 0 <= int(info["memUsed"]) <= 100
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d GMT", info["dateTime"])
+
+
+def test_health_is_that_of_the_connected_pools_domains_now(services: Any, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.mkdir()
+    table = connections.Connections(services.repository)
+    table.of(4, {"connection": str(path)}).connect()
+    made = domainmaker.create(
+        table.local_mount(str(path)), A, version=4, name="", domain_class="Data", remote_path=str(path)
+    )
+    for pool_id in (POOL, OTHER_POOL):
+        services.repository.pool_directory(pool_id).mkdir()
+    for link in (
+        services.repository.domain_link(POOL, A),
+        services.repository.master_link(POOL),
+        services.repository.domain_link(OTHER_POOL, B),
+    ):
+        link.symlink_to(made.path)
+    answer = host.get_stats(services)
+    fits("HostStatsResult", answer)
+    found = answer["info"]["storageDomains"]
+    assert list(found) == [A], "what a dead daemon left for an unconnected pool does not count"
+    assert (found[A]["code"], found[A]["version"], found[A]["valid"]) == (0, 4, True)
+    assert float(found[A]["lastCheck"]) == 0 and 0 < float(found[A]["delay"]) < 60
+
+    made.metadata_path.write_bytes(b"VERSION=4\n_SHA_CKSUM=x\n")
+    found = host.get_stats(services)["info"]["storageDomains"]
+    assert (found[A]["code"], found[A]["version"], found[A]["valid"]) == (752, -1, False)
+    table.of(4, {"connection": str(path)}).disconnect()
+    assert host.get_stats(services)["info"]["storageDomains"][A]["code"] == 358
