@@ -1,0 +1,70 @@
+"""The parts of the storage floor, put together once. Verbs get them as one object."""
+
+import dataclasses
+import logging
+
+from storage import connections, domain, files, layout, locks, pool, recovery, rollback, settings, spm, taskmanager
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Services:
+    """What verbs work with.
+
+    Attributes:
+        settings: as configured.
+        repository: paths.
+        locks: locks by name, of this process.
+        connections: storage servers.
+        domains: finds storage domains.
+        pools: connected pools.
+        tasks: background work.
+    """
+
+    settings: settings.Settings
+    repository: layout.Repository
+    locks: locks.LockTable
+    connections: connections.Connections
+    domains: domain.Finder
+    pools: pool.Registry
+    tasks: taskmanager.Manager
+
+    def close(self, seconds: float = 30.0) -> None:
+        """Begin no more tasks, wait for those at work, and give up the role of SPM where nothing runs any more.
+
+        Where a task does not come to its end in time the cluster lock is kept until the process is gone, and the task
+        is rolled back by the next SPM.
+
+        Args:
+            seconds: most time to wait for tasks.
+        """
+        if left := self.tasks.shutdown(seconds):
+            log.warning("tasks still at work at the end: %s", ", ".join(left))
+        for each in self.pools.all():
+            spm.abandon(each, self.tasks)
+
+
+def build(wanted: settings.Settings) -> Services:
+    """Put the storage floor together.
+
+    Raises:
+        OSError: the repository cannot be made; its parent directory must exist.
+    """
+    repository = layout.Repository(wanted.repository)
+    files.make_directory(repository.root)
+    files.make_directory(repository.mnt)
+    table = recovery.Table(rollback.ACTIONS)
+    lock_table = locks.LockTable(wanted.lock_timeout)
+    domains = domain.Finder(repository)
+    built = Services(
+        settings=wanted,
+        repository=repository,
+        locks=lock_table,
+        connections=connections.Connections(repository),
+        domains=domains,
+        pools=pool.Registry(repository, domains),
+        tasks=taskmanager.Manager(table, lock_table, workers=wanted.workers, limit=wanted.max_tasks),
+    )
+    table.context = built
+    return built
