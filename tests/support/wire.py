@@ -84,7 +84,7 @@ def running(
     """
     api = fake_api.FakeApi()
     routes = server.rpc_routes(fake_api.make_bridge(directory, api), {})
-    fast = settings or connection.Settings(linger_seconds=0.2, poll_seconds=0.02)
+    fast = settings or connection.Settings(linger_seconds=5, poll_seconds=0.02)
     running_server = server.Server(("127.0.0.1", 0), routes, fast, context, **options)  # type: ignore[arg-type]
     running_server.start()
     try:
