@@ -59,9 +59,7 @@ def plan(
     records: walk.Records,
     top: ids.VolumeId,
     answers: walk.Answers,
-    *,
-    margin: float,
-    limit: int,
+    bounds: walk.Bounds,
     chosen: ids.VolumeId | None = None,
 ) -> Chain:
     """The chain beneath the volume that the caller calls the leaf.
@@ -70,22 +68,23 @@ def plan(
         records: every volume of the image's directory.
         top: the caller's leaf; need not be the real one. A volume inside a chain gives the part beneath it.
         answers: evidence collected so far.
-        margin: seconds that make a difference between file times count.
-        limit: most volumes of a chain.
+        bounds: of the examination.
         chosen: the operator's word on which of two candidates to keep; counts only where the evidence does not say.
     """
     try:
-        verdict = leaf.settle(records, top, answers, margin)
+        verdict = leaf.settle(records, top, answers, bounds)
         if verdict.leaf is None or chosen is not None:
             verdict = _chosen(verdict, chosen, top)
         if verdict.leaf is None:
             return Chain(candidates=verdict.candidates, fault=_undecided(top, verdict))
-        steps = walk.down(records, verdict.leaf, answers, limit)
+        way = walk.headers(records, top)
+        left = way[: way.index(verdict.leaf)]
+        steps = walk.down(records, verdict.leaf, answers, bounds)
     except walk.Asked as asked:
         return Chain(question=asked.question)
     except walk.Blocked as blocked:
         return Chain(fault=blocked.fault)
-    return _outcome(records, top, verdict, steps)
+    return _outcome(records, left, verdict, steps)
 
 
 def _chosen(verdict: leaf.Verdict, chosen: ids.VolumeId | None, top: ids.VolumeId) -> leaf.Verdict:
@@ -108,10 +107,8 @@ def _undecided(top: ids.VolumeId, verdict: leaf.Verdict) -> record.Fault:
 
 
 def _outcome(
-    records: walk.Records, top: ids.VolumeId, verdict: leaf.Verdict, steps: Sequence[walk.Step]
+    records: walk.Records, left: Sequence[ids.VolumeId], verdict: leaf.Verdict, steps: Sequence[walk.Step]
 ) -> Chain:
-    way = walk.headers(records, top)
-    left = way[: way.index(steps[0].volume)]
     between = [volume for upper in left for volume in walk.skipped(records, records[upper])]
     dropped = [(volume, verdict.reason) for volume in (*left, *between)]
     kept = []
@@ -124,7 +121,7 @@ def _outcome(
                 dropped.append((volume, f"{step.volume} reads the same without it ({told})"))
     return Chain(
         volumes=tuple(step.volume for step in reversed(steps)),
-        changes=tuple([*_headers(records, steps), *_metadata(records, top, verdict, steps, left)]),
+        changes=tuple([*_headers(records, steps), *_metadata(records, left, verdict, steps)]),
         dropped=tuple(dropped),
         kept=tuple(kept),
         reason=verdict.reason if verdict.decided else "",
@@ -133,7 +130,7 @@ def _outcome(
 
 def _headers(records: walk.Records, steps: Sequence[walk.Step]) -> Iterable[Change]:
     """Header changes come first: each makes one child read again what it read before its merge began."""
-    for step in reversed(steps):
+    for step in steps:
         if step.restored and step.parent is not None:
             before = records[step.volume].link or ids.BLANK
             why = f"merge of {step.skipped[0]} is undone, it was not complete"
@@ -141,11 +138,7 @@ def _headers(records: walk.Records, steps: Sequence[walk.Step]) -> Iterable[Chan
 
 
 def _metadata(
-    records: walk.Records,
-    top: ids.VolumeId,
-    verdict: leaf.Verdict,
-    steps: Sequence[walk.Step],
-    left: Sequence[ids.VolumeId],
+    records: walk.Records, left: Sequence[ids.VolumeId], verdict: leaf.Verdict, steps: Sequence[walk.Step]
 ) -> Iterable[Change]:
     """Metadata changes, those of dropped volumes first, then root to leaf: the leaf's change is what commits."""
     for volume in left:

@@ -11,17 +11,23 @@ from storage import ids
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """Does `child` read the same on top of `target` as on top of `upper`?
+    """Does `child` read the same on top of `below` as on top of `upper`?
 
     Attributes:
         upper: volumes that would be dropped, nearest the child first.
         child: the volume that stands on them; None when the first of `upper` is itself the leaf.
-        target: the volume (with all that is beneath it) which would take their place; None for no backing at all.
+        below: the stack that would take their place, top first, as it really is (which its headers may not say yet);
+            empty for no backing at all.
     """
 
     upper: tuple[ids.VolumeId, ...]
     child: ids.VolumeId | None
-    target: ids.VolumeId | None
+    below: tuple[ids.VolumeId, ...]
+
+    @property
+    def target(self) -> ids.VolumeId | None:
+        """The volume that should have taken over what the dropped ones held."""
+        return self.below[0] if self.below else None
 
     def __str__(self) -> str:
         names = " and ".join(self.upper)

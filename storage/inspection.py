@@ -73,9 +73,7 @@ def _read(directory: Path, volume: ids.VolumeId, image: ids.ImageId) -> record.R
     return _with_file(dataclasses.replace(here, own=own, faults=tuple(faults)), directory / volume, image)
 
 
-def _metadata(
-    path: Path, volume: ids.VolumeId
-) -> tuple[volume_metadata.VolumeMetadata | None, list[record.Fault]]:
+def _metadata(path: Path, volume: ids.VolumeId) -> tuple[volume_metadata.VolumeMetadata | None, list[record.Fault]]:
     try:
         return volume_metadata.parse(files.read(path, volume_metadata.READ_LIMIT)), []
     except FileNotFoundError:

@@ -43,29 +43,29 @@ class Verdict:
     decided: bool = True
 
 
-def settle(records: walk.Records, leaf: ids.VolumeId, answers: walk.Answers, margin: float) -> Verdict:
+def settle(records: walk.Records, leaf: ids.VolumeId, answers: walk.Answers, bounds: walk.Bounds) -> Verdict:
     """Decide about the caller's leaf, and about its parent too when that one turns out to be the leaf and is marked.
 
     Args:
-        margin: seconds by which one file must have been written later than another to count as evidence.
+        bounds: of the examination.
 
     Raises:
         walk.Blocked: a volume that must be examined cannot be used.
         walk.Asked: an answer is missing.
     """
-    verdict = _settle(records, leaf, answers, margin)
+    verdict = _settle(records, leaf, answers, bounds)
     last = verdict.leaf
     if last is None or last == leaf or not records[last].illegal:
         return verdict
     way = walk.headers(records, leaf)
     dropped = set(way[: way.index(last)])
-    below = settle({v: r for v, r in records.items() if v not in dropped}, last, answers, margin)
+    below = settle({v: r for v, r in records.items() if v not in dropped}, last, answers, bounds)
     if below.leaf == last:
         return dataclasses.replace(verdict, reason=f"{verdict.reason}; {last} is {below.reason}")
     return dataclasses.replace(below, candidates=(leaf, *below.candidates))
 
 
-def _settle(records: walk.Records, leaf: ids.VolumeId, answers: walk.Answers, margin: float) -> Verdict:
+def _settle(records: walk.Records, leaf: ids.VolumeId, answers: walk.Answers, bounds: walk.Bounds) -> Verdict:
     here = walk.usable(records, leaf)
     if not here.illegal or not here.settled:
         return Verdict(leaf, (leaf,), "not marked ILLEGAL, so no pivot was asked for", decided=False)
@@ -82,8 +82,8 @@ def _settle(records: walk.Records, leaf: ids.VolumeId, answers: walk.Answers, ma
     if already_dropped(here, beneath):
         return Verdict(parent, (leaf, parent), "dropped before: its parent is the leaf since then")
     upper = (leaf, *walk.skipped(records, here))
-    verdict = _weigh(here, beneath, _answer(answers, upper, parent), margin)
-    return _further(records, here, beneath, answers, margin) or verdict
+    verdict = _weigh(here, beneath, _answer(records, answers, upper, parent, bounds), bounds.margin)
+    return _further(records, here, beneath, answers, bounds) or verdict
 
 
 def standing_on(records: walk.Records, volume: ids.VolumeId) -> list[ids.VolumeId]:
@@ -92,7 +92,9 @@ def standing_on(records: walk.Records, volume: ids.VolumeId) -> list[ids.VolumeI
     A leaf counts whatever its mark says: somebody may still find out that it holds the guest's last writes. What an
     earlier repair or an earlier merge left behind is no leaf and leads to none.
     """
-    children = [r for r in records.values() if volume in (r.link, None if r.link else r.parent) and r.volume != volume]
+    beneath = walk.headers(records, volume)
+    rest = [r for r in records.values() if r.volume not in beneath]
+    children = [r for r in rest if volume in (r.link, None if r.link else r.parent)]
     return sorted(r.volume for r in children if _leads_to_leaf(records, r, {volume}))
 
 
@@ -120,9 +122,14 @@ def already_dropped(here: record.Record, beneath: record.Record) -> bool:
 
 
 def _answer(
-    answers: walk.Answers, upper: tuple[ids.VolumeId, ...], target: ids.VolumeId | None
+    records: walk.Records,
+    answers: walk.Answers,
+    upper: tuple[ids.VolumeId, ...],
+    target: ids.VolumeId,
+    bounds: walk.Bounds,
 ) -> evidence.Answer:
-    question = evidence.Question(upper, None, target)
+    steps = walk.down(records, target, answers, bounds)
+    question = evidence.Question(upper, None, tuple(step.volume for step in steps))
     if question not in answers:
         raise walk.Asked(question)
     return answers[question]
@@ -150,7 +157,7 @@ def _weigh(here: record.Record, beneath: record.Record, answer: evidence.Answer,
 
 
 def _further(
-    records: walk.Records, here: record.Record, beneath: record.Record, answers: walk.Answers, margin: float
+    records: walk.Records, here: record.Record, beneath: record.Record, answers: walk.Answers, bounds: walk.Bounds
 ) -> Verdict | None:
     """A volume below the parent that may have been the target, when the evidence does not exclude it."""
     way = walk.headers(records, here.volume)
@@ -158,9 +165,9 @@ def _further(
     latest = max(below, key=lambda r: r.mtime_ns, default=None)
     if latest is None or latest.mtime_ns <= beneath.mtime_ns:
         return None
-    if (here.mtime_ns - latest.mtime_ns) / _SECOND > margin:
+    if (here.mtime_ns - latest.mtime_ns) / _SECOND > bounds.margin:
         return None
-    answer = _answer(answers, tuple(way[: way.index(latest.volume)]), latest.volume)
+    answer = _answer(records, answers, tuple(way[: way.index(latest.volume)]), latest.volume, bounds)
     if answer.covered is False or answer.same:
         return None
     reason = f"volume {latest.volume} was written after {beneath.volume} above it and may be the leaf ({answer.told()})"

@@ -65,8 +65,9 @@ def answer(
         effort: how long it may take.
         l2_limit: most bytes of allocation tables to read for one volume.
     """
-    old = [*question.upper, *walk.headers(records, records[question.upper[-1]].link)]
-    new = walk.headers(records, question.target)
+    new = question.below
+    under = walk.headers(records, records[question.upper[-1]].link)
+    old = (*question.upper, *(new[new.index(under[0]) :] if under and under[0] in new else under))
     child = [question.child] if question.child else []
     try:
         with contextlib.ExitStack() as stack:

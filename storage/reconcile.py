@@ -106,9 +106,7 @@ def reconcile(
     return found
 
 
-def prove(
-    where: domain.Domain, image: ids.ImageId, leaf: ids.VolumeId, rules: Rules, effort: proof.Effort
-) -> Finding:
+def prove(where: domain.Domain, image: ids.ImageId, leaf: ids.VolumeId, rules: Rules, effort: proof.Effort) -> Finding:
     """Examine without a time limit and keep the answers for `reconcile`. Changes no volume."""
     found = examine(where, image, leaf, rules, effort)
     if found.in_use:
@@ -118,10 +116,8 @@ def prove(
 
 
 def _plan(sight: inspection.Sight, top: ids.VolumeId, answers: walk.Answers, rules: Rules) -> chain.Chain:
-    bounds = rules.settings
-    return chain.plan(
-        sight.records, top, answers, margin=bounds.time_margin, limit=bounds.chain_limit, chosen=rules.chosen
-    )
+    bounds = walk.Bounds(rules.settings.time_margin, rules.settings.chain_limit)
+    return chain.plan(sight.records, top, answers, bounds, rules.chosen)
 
 
 def _leaf(sight: inspection.Sight, leaf: ids.VolumeId | None) -> ids.VolumeId:

@@ -3,8 +3,9 @@
 Write order, and what a crash leaves:
 
 1. the journal entry; a crash after it has changed nothing yet;
-2. headers that are pointed back (root first): each makes one child read again what it read before its merge began.
-   A crash between two leaves one merge undone and the other still to undo;
+2. headers that are pointed back: each makes one child read again what it read before its merge began. A crash between
+   two leaves some merges undone and others still to undo; each is judged by what is really beneath it, not by what the
+   headers there say yet, so the rest is found again as it was;
 3. metadata of dropped volumes, then of the chain from root to leaf, one atomic write a volume. Who is the leaf is
    decided by the leaf's own record, which comes last; until then the evidence is what it was.
 
@@ -85,9 +86,7 @@ def _text(path: Path) -> str:
     return files.read(path, volume_metadata.READ_LIMIT).decode("utf-8", "replace")
 
 
-def _rewritten(
-    sight: inspection.Sight, version: int, changes: Sequence[chain.Change]
-) -> dict[ids.VolumeId, bytes]:
+def _rewritten(sight: inspection.Sight, version: int, changes: Sequence[chain.Change]) -> dict[ids.VolumeId, bytes]:
     """New metadata text of each volume whose record changes, in the order of the changes."""
     written: dict[ids.VolumeId, bytes] = {}
     only_metadata = [change for change in changes if change.field != chain.BACKING]
@@ -110,4 +109,3 @@ def _point_back(sight: inspection.Sight, change: chain.Change, tool: qemuimg.Qem
         raise errors.ImageValidationError(object=f"volume {change.volume}", reason=f"qemu-img: {error}") from error
     files.sync(path)
     files.restore_mtime(path, sight.records[change.volume].mtime_ns)
-

@@ -49,12 +49,12 @@ def save(path: Path, sight: inspection.Sight, answers: walk.Answers) -> None:
 
 
 def _question(kept: dict[str, Any]) -> evidence.Question:
-    child, target = (ids.VolumeId(kept[key]) if kept[key] else None for key in ("child", "target"))
-    return evidence.Question(tuple(ids.VolumeId(each) for each in kept["upper"]), child, target)
+    upper, below = (tuple(ids.VolumeId(each) for each in kept[key]) for key in ("upper", "below"))
+    return evidence.Question(upper, ids.VolumeId(kept["child"]) if kept["child"] else None, below)
 
 
 def _fingerprint(records: walk.Records, question: evidence.Question) -> dict[str, list[int]]:
     """Length, time and identity of every file that the answer came from."""
-    heads = [*question.upper, *([question.child] if question.child else [])]
-    volumes = {v for head in (*heads, question.target) for v in walk.headers(records, head)}
+    child = [question.child] if question.child else []
+    volumes = {*question.upper, *child, *question.below, *walk.headers(records, question.upper[-1])}
     return {v: [records[v].size, records[v].mtime_ns, records[v].inode] for v in sorted(volumes)}

@@ -16,6 +16,19 @@ Records = Mapping[ids.VolumeId, record.Record]
 Answers = Mapping[evidence.Question, evidence.Answer]
 
 
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Limits of an examination.
+
+    Attributes:
+        margin: seconds by which one file must have been written later than another to count as evidence.
+        limit: most volumes of a chain.
+    """
+
+    margin: float
+    limit: int
+
+
 class Blocked(Exception):
     """The way down ends at a fault."""
 
@@ -51,44 +64,55 @@ class Step:
     answer: evidence.Answer | None = None
 
 
-def down(records: Records, top: ids.VolumeId, answers: Answers, limit: int) -> list[Step]:
+def down(records: Records, top: ids.VolumeId, answers: Answers, bounds: Bounds) -> list[Step]:
     """The steps from `top` to the base, `top` first.
+
+    What a volume should stand on is judged by what is really beneath, not by what the headers there say: a merge may
+    seem complete only because another one below it is torn. So the way is settled from the base upwards.
 
     Raises:
         Blocked: a volume on the way cannot be used, is missing, or comes twice.
         Asked: an answer is missing.
     """
-    steps: list[Step] = []
-    seen: set[ids.VolumeId] = set()
-    volume: ids.VolumeId | None = top
-    while volume is not None:
-        seen.add(volume)
-        if len(seen) > limit:
-            raise Blocked(record.too_deep(top, limit))
-        step = _step(records, volume, answers)
-        if step.parent in seen:
-            raise Blocked(record.loop(volume, step.parent))
-        steps.append(step)
-        volume = step.parent
-    return steps
+    return _down(records, top, answers, bounds.limit, (), {})
 
 
-def _step(records: Records, volume: ids.VolumeId, answers: Answers) -> Step:
+def _down(
+    records: Records,
+    volume: ids.VolumeId,
+    answers: Answers,
+    limit: int,
+    above: tuple[ids.VolumeId, ...],
+    done: dict[ids.VolumeId, list[Step]],
+) -> list[Step]:
+    if volume in done:
+        return done[volume]
+    if volume in above:
+        raise Blocked(record.loop(above[-1], volume))
+    if len(above) >= limit:
+        raise Blocked(record.too_deep(above[0], limit))
     here = usable(records, volume)
     if here.link is not None and here.link not in records:
         raise Blocked(record.missing(volume, here.link))
+    below = [] if here.link is None else _down(records, here.link, answers, limit, (*above, volume), done)
+    step = _step(records, here, tuple(each.volume for each in below), answers)
+    if step.restored and step.parent is not None:
+        below = _down(records, step.parent, answers, limit, (*above, volume), done)
+    done[volume] = [step, *below]
+    return done[volume]
+
+
+def _step(records: Records, here: record.Record, below: tuple[ids.VolumeId, ...], answers: Answers) -> Step:
     between = skipped(records, here)
     if not between:
-        return Step(volume, here.link)
-    question = evidence.Question(between, volume, here.link)
+        return Step(here.volume, here.link)
+    question = evidence.Question(between, here.volume, below)
     if question not in answers:
-        if here.link is not None:
-            usable(records, here.link)
         raise Asked(question)
     answer = answers[question]
     if answer.same:
-        return Step(volume, here.link, between, answer=answer)
-    return Step(volume, between[0], between, restored=True, answer=answer)
+        return Step(here.volume, here.link, between, answer=answer)
+    return Step(here.volume, between[0], between, restored=True, answer=answer)
 
 
 def usable(records: Records, volume: ids.VolumeId) -> record.Record:
@@ -106,24 +130,27 @@ def usable(records: Records, volume: ids.VolumeId) -> record.Record:
 def skipped(records: Records, here: record.Record) -> tuple[ids.VolumeId, ...]:
     """Volumes that metadata has between a volume and what its header names, nearest first.
 
-    Empty when both agree, when the header merely adds volumes, and when what metadata names is gone: then nothing is
-    left that could be put back, and the header is the only account there is.
+    Empty when both agree, when the header merely adds volumes, and when what metadata names is gone or stands on this
+    very volume: then nothing is left that could be put back, and the header is the only account there is.
     """
     if here.metadata is None or not here.own:
         return ()
-    below = set(headers(records, here.link))
+    known = {here.volume, *headers(records, here.link)}
     found: list[ids.VolumeId] = []
     volume = here.parent
-    while volume is not None and volume in records and volume not in below and volume not in (here.volume, *found):
+    while volume is not None and volume in records and volume not in known:
+        if here.volume in headers(records, volume):
+            break
         found.append(volume)
+        known.add(volume)
         volume = records[volume].parent
     return tuple(found)
 
 
 def headers(records: Records, volume: ids.VolumeId | None) -> list[ids.VolumeId]:
     """Volumes met by following headers alone from `volume`, stopping at whatever is missing or comes twice."""
-    found: list[ids.VolumeId] = []
+    found: dict[ids.VolumeId, None] = {}
     while volume is not None and volume in records and volume not in found:
-        found.append(volume)
+        found[volume] = None
         volume = records[volume].link
-    return found
+    return list(found)
