@@ -180,6 +180,18 @@ def test_oracle_accepts_old_or_new_of_a_write_under_way_and_nothing_else(tmp_pat
     assert oracle.compare(image, disk) == oracle.Difference(disk.size - 512, 512)
 
 
+def test_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
+    disk = oracle.Disk(4 * oracle.BLOCK)
+    image = tmp_path / "raw"
+    content = disk.begin(2)
+    with pytest.raises(ValueError, match="not flushed"):
+        disk.digest()
+    disk.settle()
+    image.write_bytes(bytes(2 * oracle.BLOCK) + content + bytes(oracle.BLOCK))
+    assert disk.digest() == oracle.digest(image, "raw", tmp_path)
+    assert disk.digest() != oracle.Disk(4 * oracle.BLOCK).digest()
+
+
 def test_fingerprint_sees_a_changed_byte_mode_and_name(tmp_path: Path) -> None:
     file = tmp_path / "x"
     file.write_bytes(bytes(70000) + b"1")

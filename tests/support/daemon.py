@@ -150,6 +150,11 @@ class Daemon:
             TimeoutError: the task is not over in time.
         """
         task_id = str(self.call(verb, *arguments)["uuid"])
+        self.wait_task(verb, task_id, timeout)
+        return task_id
+
+    def wait_task(self, verb: str, task_id: str, timeout: float = 60.0) -> None:
+        """Wait for the success of a task and clear it; `verb` is for messages. Raises what `task` raises."""
         deadline = time.monotonic() + timeout
         pause = 0.002
         while (status := self.call("getTaskStatus", task_id)["taskStatus"])["taskState"] != "finished":
@@ -160,7 +165,6 @@ class Daemon:
         if status["code"] or status["taskResult"] != "success":
             raise VerbFailed(verb, status["code"], status["message"])
         self.call("clearTask", task_id)
-        return task_id
 
 
 class _Transport(xmlrpc.client.Transport):
@@ -211,19 +215,24 @@ class Pool:
     domain: str
     storage: Path
 
-    def make_image_chain(self, size: int, formats: Sequence[str] = ("qcow2", "qcow2", "qcow2")) -> Image:
+    def make_image_chain(
+        self,
+        size: int,
+        formats: Sequence[str] = ("qcow2", "qcow2", "qcow2"),
+        volumes: Sequence[str] | None = None,
+    ) -> Image:
         """Create an image with one volume a format, each a snapshot of the one before.
 
         Args:
             size: of the guest's disk, in bytes.
             formats: root first, ``raw`` or ``qcow2``.
+            volumes: ids, root first; default random ones.
         """
         image_id = str(uuid.uuid4())
         directory = self.storage / self.domain / "images" / image_id
         layers: dict[str, guest.Layer] = {}
         parent = BLANK
-        for image_format in formats:
-            volume = str(uuid.uuid4())
+        for volume, image_format in zip(volumes or [str(uuid.uuid4()) for _ in formats], formats, strict=True):
             code = RAW if image_format == "raw" else COW
             arguments = (self.domain, self.id, image_id, str(size), code, SPARSE, DATA_DISK, volume, "a test volume")
             self.daemon.task("createVolume", *arguments, image_id if layers else BLANK, parent)

@@ -158,6 +158,10 @@ class Machine:
         else:
             self.monitor.execute("block-commit", arguments)
 
+    def set_speed(self, speed: int) -> None:
+        """Limit the job; bytes a second, 0 for no limit."""
+        self.monitor.execute("block-job-set-speed", {"device": JOB, "speed": speed})
+
     def pause(self) -> None:
         """Hold a ready active commit: from now on nothing is copied. (A speed limit only slows the mirror down.)"""
         self.monitor.execute("job-pause", {"id": JOB})

@@ -54,6 +54,19 @@ class Disk:
             self.flushed[block] = serials[-1]
         self.pending.clear()
 
+    def digest(self) -> str:
+        """SHA-256 of the whole disk.
+
+        Raises:
+            ValueError: a write is under way, so that its content is not settled.
+        """
+        if self.pending:
+            raise ValueError("there are writes that were not flushed")
+        content = hashlib.sha256()
+        for block in range(self.size // BLOCK):
+            content.update(pattern(self.flushed.get(block, 0)))
+        return content.hexdigest()
+
     def allowed(self, block: int) -> list[bytes]:
         """Contents that the block may have, the flushed one first."""
         return [pattern(serial) for serial in (self.flushed.get(block, 0), *self.pending.get(block, ()))]
