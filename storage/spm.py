@@ -15,7 +15,7 @@ other host can act on what this one has not finished.
 import logging
 from collections.abc import Callable
 
-from storage import domain, domain_metadata, errors, files, ids, layout, pool, taskmanager
+from storage import domain, domain_metadata, errors, files, ids, layout, pool, poolmaker, taskmanager
 
 log = logging.getLogger(__name__)
 
@@ -100,19 +100,32 @@ def stop(which: pool.Pool, manager: taskmanager.Manager) -> None:
         TaskInProgress: a task is at work; nothing has changed.
         SpmStopError: the role is given up, but the pool's record still names this host.
     """
-    begin_stop(which, manager)
+    _begin_stop(which, manager)
     recorded = _record_nobody(which)
-    end_stop(which)
+    _end_stop(which)
     if not recorded:
         raise errors.SpmStopError(reason=f"the role is given up, but pool {which.id} still names this host as its SPM")
 
 
-def begin_stop(which: pool.Pool, manager: taskmanager.Manager) -> None:
-    """Take no more verbs and tasks; the cluster lock is still held.
+def destroy(which: pool.Pool, manager: taskmanager.Manager, domains: domain.Finder) -> None:
+    """Take the pool apart, and cease to be its SPM. The caller holds the locks on the pool and all domains exclusively.
 
     Raises:
-        SpmStatusError, TaskInProgress: as in `stop`.
+        SpmStatusError, TaskInProgress: as in `stop`; nothing has changed.
+        StorageError: the master could not be changed. This host still is the SPM, and the call can be repeated.
     """
+    _begin_stop(which, manager)
+    try:
+        poolmaker.dissolve(which, domains)
+    except BaseException:
+        manager.open(which.task_store)
+        which.role = Role.SPM
+        raise
+    _end_stop(which)
+
+
+def _begin_stop(which: pool.Pool, manager: taskmanager.Manager) -> None:
+    """Take no more verbs and tasks; the cluster lock is still held."""
     if which.role is not Role.SPM:
         raise errors.SpmStatusError(pool=which.id)
     which.role = Role.CONTEND
@@ -121,7 +134,7 @@ def begin_stop(which: pool.Pool, manager: taskmanager.Manager) -> None:
         raise errors.TaskInProgress(pool=which.id, task=busy)
 
 
-def end_stop(which: pool.Pool) -> None:
+def _end_stop(which: pool.Pool) -> None:
     """Release the cluster lock: from here on another host may be the SPM."""
     which.master.cluster_lock.release()
     which.role = Role.FREE

@@ -318,21 +318,32 @@ class Manager:
                 log.info("task %s (%s) was cut off and is rolled back", task.id, task.record.verb)
                 self._enqueue(task, functools.partial(taskrun.resume, self._table))
 
+    def busy(self, store: Path) -> ids.TaskId | None:
+        """A task that the SPM must not leave behind, if there is one."""
+        with self._condition:
+            # A done task may still be giving its locks back.
+            self._condition.wait_for(lambda: all(task.state not in tasks.DONE for task in self._left(store)), _PATIENCE)
+            return next((task.id for task in self._left(store)), None)
+
+    def _left(self, store: Path) -> list[tasks.Task]:
+        mine = [task for task in self._tasks.values() if task.store == store or task.record.tag == tasks.SPM]
+        return [task for task in mine if not task.resting]
+
     def close(self, store: Path) -> ids.TaskId | None:
-        """Take no more tasks of a store, unless one that the SPM must not leave behind is at work: then its id.
+        """Take no more tasks of a store, unless it is `busy`: then the task that keeps it so.
 
         What rests stays visible; it may be looked at, but not reverted.
         """
-        def left() -> list[tasks.Task]:
-            mine = [task for task in self._tasks.values() if task.store == store or task.record.tag == tasks.SPM]
-            return [task for task in mine if not task.resting]
-
         with self._condition:
-            self._condition.wait_for(lambda: all(task.state not in tasks.DONE for task in left()), _PATIENCE)
-            if busy := left():
-                return busy[0].id
+            if busy := self.busy(store):
+                return busy
             self._closed.add(store)
             return None
+
+    def open(self, store: Path) -> None:
+        """Take `close` back."""
+        with self._condition:
+            self._closed.discard(store)
 
     def unload(self, task_ids: Iterable[ids.TaskId]) -> None:
         """Take `load` back; the records stay."""
