@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from storage import ids
 from storage import services as storage_services
-from storage.hsm import connection, domain, host, image, pool, task, volume
+from storage.hsm import chain, connection, domain, host, image, pool, task, volume
 
 Services = storage_services.Services
-Result = dict[str, Any] | None
+Result = dict[str, Any]
 _Id = TypeVar("_Id", ids.PoolId, ids.ImageId, ids.VolumeId)
 
 SECTOR = 512
@@ -39,8 +39,8 @@ class Host:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    def ping(self) -> Result:
-        return host.ping(self._services)
+    def ping(self) -> None:
+        host.ping(self._services)
 
     def get_vm_list(self, vm_list: Sequence[str] = (), only_uuid: bool = True) -> Result:
         return host.get_vm_list(self._services)
@@ -106,8 +106,8 @@ class StoragePool:
         lease_time_sec: int | None = None,
         io_op_timeout_sec: int | None = None,
         lease_retries: int | None = None,
-    ) -> Result:
-        return pool.create(
+    ) -> None:
+        pool.create(
             self._services,
             self._pool,
             name,
@@ -127,19 +127,19 @@ class StoragePool:
         master_sd_uuid: str,
         master_version: int,
         domain_dict: Mapping[str, str] | None = None,
-    ) -> Result:
+    ) -> None:
         """Statuses come in any case (the engine sends small letters) and go down capitalised, as they are stored."""
         domains = None
         if domain_dict is not None:
             domains = {ids.DomainId(each): status.capitalize() for each, status in domain_dict.items()}
         master = ids.DomainId(master_sd_uuid)
-        return pool.connect(self._services, self._pool, host_id, master, master_version, domains)
+        pool.connect(self._services, self._pool, host_id, master, master_version, domains)
 
-    def disconnect(self, host_id: int, scsi_key: str, remove: bool = False) -> Result:
-        return pool.disconnect(self._services, self._pool, host_id)
+    def disconnect(self, host_id: int, scsi_key: str, remove: bool = False) -> None:
+        pool.disconnect(self._services, self._pool, host_id)
 
-    def destroy(self, host_id: int, scsi_key: str) -> Result:
-        return pool.destroy(self._services, self._pool, host_id)
+    def destroy(self, host_id: int, scsi_key: str) -> None:
+        pool.destroy(self._services, self._pool, host_id)
 
     def get_info(self) -> Result:
         return pool.get_info(self._services, self._pool)
@@ -154,8 +154,8 @@ class StoragePool:
     ) -> Result:
         return pool.spm_start(self._services, self._pool, prev_id, prev_lver, max_host_id, dom_version)
 
-    def spm_stop(self) -> Result:
-        return pool.spm_stop(self._services, self._pool)
+    def spm_stop(self) -> None:
+        pool.spm_stop(self._services, self._pool)
 
     def get_spm_status(self) -> Result:
         return pool.get_spm_status(self._services, self._pool)
@@ -168,14 +168,14 @@ class StorageDomain:
         self._services = services
         self._domain = ids.DomainId(domain_id)
 
-    def create(self, domain_type: int, type_args: str, name: str, domain_class: int, version: int = 0) -> Result:
-        return domain.create(self._services, self._domain, domain_type, type_args, name, domain_class, version)
+    def create(self, domain_type: int, type_args: str, name: str, domain_class: int, version: int = 0) -> None:
+        domain.create(self._services, self._domain, domain_type, type_args, name, domain_class, version)
 
-    def format(self, auto_detach: bool = False) -> Result:
-        return domain.format(self._services, self._domain, auto_detach)
+    def format(self, auto_detach: bool = False) -> None:
+        domain.format(self._services, self._domain, auto_detach)
 
-    def validate(self) -> Result:
-        return domain.validate(self._services, self._domain)
+    def validate(self) -> None:
+        domain.validate(self._services, self._domain)
 
     def get_info(self) -> Result:
         return domain.get_info(self._services, self._domain)
@@ -210,21 +210,21 @@ class Image:
         wanted = _or_none(ids.VolumeId, volume_id)
         return image.prepare(self._services, self._pool, self._domain, self._image, wanted)
 
-    def teardown(self, volume_id: str | None = None) -> Result:
+    def teardown(self, volume_id: str | None = None) -> None:
         wanted = _or_none(ids.VolumeId, volume_id)
-        return image.teardown(self._services, self._pool, self._domain, self._image, wanted)
+        image.teardown(self._services, self._pool, self._domain, self._image, wanted)
 
     def reconcile_volume_chain(self, leaf_vol_id: str, options: Mapping[str, Any] | None = None) -> Result:
         leaf = ids.VolumeId(leaf_vol_id)
-        return image.reconcile_volume_chain(self._services, self._pool, self._domain, self._image, leaf, options)
+        return chain.reconcile_volume_chain(self._services, self._pool, self._domain, self._image, leaf, options)
 
     def get_volume_chain(self, leaf_vol_id: str | None = None) -> Result:
         leaf = _or_none(ids.VolumeId, leaf_vol_id)
-        return image.get_volume_chain(self._services, self._pool, self._domain, self._image, leaf)
+        return chain.get_volume_chain(self._services, self._pool, self._domain, self._image, leaf)
 
     def prove_volume_chain(self, leaf_vol_id: str) -> Result:
         leaf = ids.VolumeId(leaf_vol_id)
-        return image.prove_volume_chain(self._services, self._pool, self._domain, self._image, leaf)
+        return chain.prove_volume_chain(self._services, self._pool, self._domain, self._image, leaf)
 
 
 class Volume:
@@ -272,11 +272,11 @@ class Volume:
     def get_size(self) -> Result:
         return volume.get_size(self._services, self._pool, self._domain, self._image, self._volume)
 
-    def set_description(self, description: str) -> Result:
-        return volume.set_description(self._services, self._pool, self._domain, self._image, self._volume, description)
+    def set_description(self, description: str) -> None:
+        volume.set_description(self._services, self._pool, self._domain, self._image, self._volume, description)
 
-    def set_legality(self, legality: str) -> Result:
-        return volume.set_legality(self._services, self._pool, self._domain, self._image, self._volume, legality)
+    def set_legality(self, legality: str) -> None:
+        volume.set_legality(self._services, self._pool, self._domain, self._image, self._volume, legality)
 
 
 class Task:
@@ -292,14 +292,14 @@ class Task:
     def get_status(self) -> Result:
         return task.get_status(self._services, self._task)
 
-    def stop(self) -> Result:
-        return task.stop(self._services, self._task)
+    def stop(self) -> None:
+        task.stop(self._services, self._task)
 
-    def clear(self) -> Result:
-        return task.clear(self._services, self._task)
+    def clear(self) -> None:
+        task.clear(self._services, self._task)
 
-    def revert(self) -> Result:
-        return task.revert(self._services, self._task)
+    def revert(self) -> None:
+        task.revert(self._services, self._task)
 
 
 def _or_none(kind: type[_Id], text: str | None) -> _Id | None:
