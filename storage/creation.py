@@ -93,8 +93,9 @@ def create(
         TaskAborted: it was stopped.
     """
     try:
-        if os.path.lexists(domain.image_directory(request.image)):
-            image.sweep(domain, request.image)
+        for image_id in {request.image, request.source_image}:
+            if os.path.lexists(domain.image_directory(image_id)):
+                image.sweep(domain, image_id)
         plan = _plan(domain, request)
         _make_place(domain, request, plan, task)
         task.begin(domain.id, request.image, request.volume)

@@ -83,7 +83,7 @@ def _is_claimed(paths: image.Paths, claim: Path) -> bool:
 # ---------------------------------------------------------------- creation, from its last step to its first
 
 
-def remove_created(services: Services, _task: object, params: _Params) -> None:
+def remove_created(services: Services, task: tasks.Task, params: _Params) -> None:
     """Delete a finished volume again. One that somebody uses or stands on stays, and the rollback fails.
 
     Parameters: repository, domain, image, volume, directory.
@@ -99,6 +99,7 @@ def remove_created(services: Services, _task: object, params: _Params) -> None:
             raise errors.VolumeImageHasChildren(volume=volume_id, children=", ".join(sorted(standing)))
         deletion.check(domain, image_id, [volume_id], force=True)
         deletion.remove_volume(domain, image_id, volume_id)
+    files.unlink(domain.image_directory(image_id) / image.claim_name(volume_id, task.id))
     image.sweep(domain, image_id)
 
 
@@ -127,9 +128,7 @@ def remove_data(services: Services, task: tasks.Task, params: _Params) -> None:
     files.unlink(claim)
 
 
-def _making(
-    services: Services, task: tasks.Task, path: str
-) -> tuple[image.Domain, ids.ImageId, image.Paths, Path]:
+def _making(services: Services, task: tasks.Task, path: str) -> tuple[image.Domain, ids.ImageId, image.Paths, Path]:
     domain_id, image_id, name = located(path)
     domain, volume_id = services.domains.find(domain_id), ids.VolumeId(name.removesuffix(image.META_SUFFIX))
     claim = domain.image_directory(image_id) / image.claim_name(volume_id, task.id)
