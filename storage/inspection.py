@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from storage import errors, files, ids, imagelock, qcow2, record, volume_metadata
-
-META = ".meta"
+from storage import image as image_files
 
 _FORMATS = {volume_metadata.COW: "qcow2", volume_metadata.RAW: "raw"}
 
@@ -57,11 +56,12 @@ def look(directory: Path, image: ids.ImageId, domain: ids.DomainId) -> Sight:
 
 def _volumes(names: Iterable[str]) -> list[ids.VolumeId]:
     """Ids that appear as a data file or as a metadata file: a volume that lost one of the two is still a volume."""
-    return [ids.VolumeId(name) for name in sorted({name.removesuffix(META) for name in names}) if ids.is_id(name)]
+    stems = {name.removesuffix(image_files.META_SUFFIX) for name in names}
+    return [ids.VolumeId(stem) for stem in sorted(stems) if ids.is_id(stem)]
 
 
 def _read(directory: Path, volume: ids.VolumeId, image: ids.ImageId) -> record.Record:
-    metadata, faults = _metadata(directory / f"{volume}{META}", volume)
+    metadata, faults = _metadata(directory / f"{volume}{image_files.META_SUFFIX}", volume)
     here = record.Record(volume, metadata=metadata, faults=tuple(faults))
     if metadata is None:
         return _with_file(here, directory / volume, image)

@@ -8,7 +8,6 @@ import dataclasses
 
 from storage import (
     chain,
-    domain,
     errors,
     evidence,
     ids,
@@ -21,6 +20,7 @@ from storage import (
     verdicts,
     walk,
 )
+from storage import image as image_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Rules:
 
 
 def examine(
-    where: domain.Domain, image: ids.ImageId, leaf: ids.VolumeId | None, rules: Rules, effort: proof.Effort
+    where: image_files.Domain, image: ids.ImageId, leaf: ids.VolumeId | None, rules: Rules, effort: proof.Effort
 ) -> Finding:
     """Look, decide and prove; reads only.
 
@@ -83,7 +83,7 @@ def examine(
 
 
 def reconcile(
-    where: domain.Domain, image: ids.ImageId, leaf: ids.VolumeId, rules: Rules, tool: qemuimg.QemuImg
+    where: image_files.Domain, image: ids.ImageId, leaf: ids.VolumeId, rules: Rules, tool: qemuimg.QemuImg
 ) -> Finding:
     """Examine and repair. The caller holds the image's lock and the cluster's.
 
@@ -106,7 +106,9 @@ def reconcile(
     return found
 
 
-def prove(where: domain.Domain, image: ids.ImageId, leaf: ids.VolumeId, rules: Rules, effort: proof.Effort) -> Finding:
+def prove(
+    where: image_files.Domain, image: ids.ImageId, leaf: ids.VolumeId, rules: Rules, effort: proof.Effort
+) -> Finding:
     """Examine without a time limit and keep the answers for `reconcile`. Changes no volume."""
     found = examine(where, image, leaf, rules, effort)
     if found.in_use:

@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from storage import chain, domain, errors, files, ids, inspection, journal, qemuimg, volume_metadata
+from storage import chain, errors, files, ids, image, inspection, journal, qemuimg, volume_metadata
 
 _FORMATS = {volume_metadata.COW: "qcow2", volume_metadata.RAW: "raw"}
 
@@ -43,7 +43,7 @@ def confirm(sight: inspection.Sight, volumes: Iterable[ids.VolumeId], tool: qemu
             raise errors.ImageValidationError(object=f"volume {volume}", reason=reason)
 
 
-def unchanged(before: inspection.Sight, where: domain.Domain) -> None:
+def unchanged(before: inspection.Sight, where: image.Domain) -> None:
     """Look again just before writing.
 
     Raises:
@@ -58,7 +58,7 @@ def unchanged(before: inspection.Sight, where: domain.Domain) -> None:
 
 def carry_out(
     sight: inspection.Sight,
-    where: domain.Domain,
+    where: image.Domain,
     leaf: ids.VolumeId,
     changes: Sequence[chain.Change],
     tool: qemuimg.QemuImg,
@@ -70,14 +70,14 @@ def carry_out(
         VolumeMetadataWriteError: the storage refused a write.
     """
     rewritten = _rewritten(sight, where.version, changes)
-    texts = {v: (_text(sight.directory / f"{v}.meta"), data.decode()) for v, data in rewritten.items()}
+    texts = {v: (_text(sight.directory / f"{v}{image.META_SUFFIX}"), data.decode()) for v, data in rewritten.items()}
     journal.write(journal.path_of(where.path, sight.image), leaf, changes, texts)
     for change in changes:
         if change.field == chain.BACKING:
             _point_back(sight, change, tool)
     for volume, data in rewritten.items():
         try:
-            files.replace(sight.directory / f"{volume}.meta", data)
+            files.replace(sight.directory / f"{volume}{image.META_SUFFIX}", data, image.RECORD_MODE)
         except OSError as error:
             raise errors.VolumeMetadataWriteError(volume=volume, reason=error.strerror) from error
 

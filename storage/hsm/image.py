@@ -130,5 +130,3 @@ def teardown(
 def _to_change(domain_id: ids.DomainId, image_id: ids.ImageId) -> tuple[locks.Lock, locks.Lock]:
     return locks.shared(domain_id), locks.exclusive(locks.image_name(image_id, domain_id))
 
-
-# reconcile_volume_chain, get_volume_chain and prove_volume_chain belong here, too.

@@ -513,7 +513,7 @@ def broken_images(draw: st.DrawFn) -> tuple[model.Image, int, dict[int, int]]:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(broken_images(), st.integers(0, 100))
 def test_whatever_merges_left_the_guest_sees_what_it_wrote(
     case: tuple[model.Image, int, dict[int, int]], crash: int
