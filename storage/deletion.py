@@ -119,6 +119,7 @@ def finish_volume(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.Vo
         VolumeIsBusy: a live process has it open.
         StorageError: see `remove_volume`.
     """
+    image.sweep(domain, image_id)
     held = image.contents(domain, image_id)
     if volume_id not in held:
         return
