@@ -106,9 +106,9 @@ class Manager:
             task.enter(_S.PREPARING)
             task.enter(_S.ACQUIRING)
             task.enter(_S.QUEUED)
-        except errors.TaskMetaDataSaveError:
+        except BaseException:
             with self._condition:
-                del self._tasks[task.id]
+                self._tasks.pop(task.id, None)
             if task.store:
                 # Best effort: a record that stays announces nothing to undo.
                 with contextlib.suppress(OSError):
