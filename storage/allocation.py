@@ -176,7 +176,7 @@ def _l2_tables(fd: int, header: qcow2.Header, file_size: int, l2_limit: int) -> 
         raise TableError("one L2 table serves two L1 entries")
     last = -(-file_size // 512) * 512 - cluster
     for index, offset in tables:
-        if offset % cluster or not cluster <= offset <= last:
+        if offset % cluster or offset > last:
             raise TableError(f"L2 table {index} at {offset}")
         if header.l1_offset <= offset < header.l1_offset + length:
             raise TableError(f"L2 table {index} inside the L1 table")

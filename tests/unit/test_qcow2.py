@@ -202,6 +202,27 @@ def test_extensions_beyond_the_area_are_refused() -> None:
     with pytest.raises(qcow2.HeaderError, match=r"65536 bytes of header extensions|cut off"):
         parse(header(*many, bits=21))
     assert parse(header(*many[:7], bits=21)).version == 3
+    with pytest.raises(qcow2.HeaderError, match="65536 bytes of header extensions"):
+        parse(header(extension(0x1000, bytes(65536 - 112 - 8)), extension(0x1001, b""), bits=21))
+
+
+def test_extensions_may_not_run_into_the_name() -> None:
+    data = header(extension(0x1000, bytes(16)), name=b"base")
+    assert parse(put(data, 116, 24, 4)).backing_name == "base"
+    with pytest.raises(qcow2.HeaderError, match="of 25 bytes"):
+        parse(put(data, 116, 25, 4))
+
+
+def test_a_name_inside_the_header_is_refused_wherever_it_is_printable() -> None:
+    data = header(name=b"base")[:104] + b"\0basebas" + header(name=b"base")[112:]
+    with pytest.raises(qcow2.HeaderError, match="backing name at 105"):
+        parse(put(data, BACKING_OFFSET, 105, 8))
+
+
+def test_reference_counts_are_limited_in_a_large_file_too() -> None:
+    assert read_bytes(put(header(), REFCOUNT_CLUSTERS, 128, 4), 1 << 30)
+    with pytest.raises(qcow2.HeaderError, match="129 clusters"):
+        read_bytes(put(header(), REFCOUNT_CLUSTERS, 129, 4), 1 << 30)
 
 
 def test_extensions_may_end_at_the_name_without_an_end_mark() -> None:
