@@ -60,61 +60,81 @@ def _volumes(names: Iterable[str]) -> list[ids.VolumeId]:
     return [ids.VolumeId(stem) for stem in sorted(stems) if ids.is_id(stem)]
 
 
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """What the data file tells."""
+
+    size: int = 0
+    allocated: int = 0
+    mtime_ns: int = 0
+    inode: int = 0
+    header: qcow2.Header | None = None
+    fault: record.Fault | None = None
+
+
 def _read(directory: Path, volume: ids.VolumeId, image: ids.ImageId) -> record.Record:
-    metadata, faults = _metadata(directory / f"{volume}{image_files.META_SUFFIX}", volume)
-    here = record.Record(volume, metadata=metadata, faults=tuple(faults))
-    if metadata is None:
-        return _with_file(here, directory / volume, image)
-    own = metadata.image == image
-    if not own and metadata.voltype != volume_metadata.SHARED:
-        faults.append(record.foreign(volume, metadata.image))
-    if metadata.format == volume_metadata.RAW and not metadata.parent.is_blank:
-        faults.append(record.raw_with_parent(volume, metadata.parent))
-    return _with_file(dataclasses.replace(here, own=own, faults=tuple(faults)), directory / volume, image)
+    metadata, faults = _metadata(directory / f"{volume}{image_files.META_SUFFIX}", volume, image)
+    found = _file(directory / volume, volume, metadata is not None and metadata.format == volume_metadata.COW)
+    if found.fault is not None:
+        faults.append(found.fault)
+    text = backing_format = None
+    if found.header is not None:
+        faults += record.header_faults(volume, found.header, image)
+        text, backing_format = found.header.backing_name, found.header.backing_format
+    return record.Record(
+        volume=volume,
+        own=metadata is None or metadata.image == image,
+        metadata=metadata,
+        link=None if text is None else record.link_of(text, image),
+        text=text,
+        backing_format=backing_format,
+        faults=tuple(faults),
+        size=found.size,
+        allocated=found.allocated,
+        mtime_ns=found.mtime_ns,
+        inode=found.inode,
+    )
 
 
-def _metadata(path: Path, volume: ids.VolumeId) -> tuple[volume_metadata.VolumeMetadata | None, list[record.Fault]]:
+def _metadata(
+    path: Path, volume: ids.VolumeId, image: ids.ImageId
+) -> tuple[volume_metadata.VolumeMetadata | None, list[record.Fault]]:
     try:
-        return volume_metadata.parse(files.read(path, volume_metadata.READ_LIMIT)), []
+        metadata = volume_metadata.parse(files.read(path, volume_metadata.READ_LIMIT))
     except FileNotFoundError:
         return None, [record.metadata_fault(volume, "it is missing")]
     except OSError as error:
         return None, [record.metadata_fault(volume, str(error.strerror))]
     except errors.StorageError as error:
         return None, [record.metadata_fault(volume, str(error))]
+    faults = []
+    if metadata.image != image and metadata.voltype != volume_metadata.SHARED:
+        faults.append(record.foreign(volume, metadata.image))
+    if metadata.format == volume_metadata.RAW and not metadata.parent.is_blank:
+        faults.append(record.raw_with_parent(volume, metadata.parent))
+    return metadata, faults
 
 
-def _with_file(here: record.Record, path: Path, image: ids.ImageId) -> record.Record:
-    """The record with what the data file tells."""
+def _file(path: Path, volume: ids.VolumeId, is_qcow2: bool) -> _File:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else str(error.strerror)
-        return _faulty(here, record.data_fault(here.volume, reason))
+        return _File(fault=record.data_fault(volume, reason))
+    header = fault = None
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
-            return _faulty(here, record.data_fault(here.volume, "it is not a regular file"))
-        here = dataclasses.replace(
-            here, size=info.st_size, allocated=info.st_blocks * 512, mtime_ns=info.st_mtime_ns, inode=info.st_ino
-        )
-        if here.metadata is None or here.metadata.format != volume_metadata.COW:
-            return here
-        return _with_header(here, qcow2.read_header(fd, info.st_size), image)
+            return _File(fault=record.data_fault(volume, "it is not a regular file"))
+        if is_qcow2:
+            header = qcow2.read_header(fd, info.st_size)
     except qcow2.HeaderError as error:
-        return _faulty(here, record.header_fault(here.volume, error.reason))
+        fault = record.header_fault(volume, error.reason)
     except OSError as error:
-        return _faulty(here, record.data_fault(here.volume, str(error.strerror)))
+        return _File(fault=record.data_fault(volume, str(error.strerror)))
     finally:
         os.close(fd)
-
-
-def _with_header(here: record.Record, header: qcow2.Header, image: ids.ImageId) -> record.Record:
-    text = header.backing_name
-    link = record.link_of(text, image) if text is not None else None
-    faults = record.header_faults(here.volume, header, image)
-    here = dataclasses.replace(here, link=link, text=text, backing_format=header.backing_format)
-    return _faulty(here, *faults)
+    return _File(info.st_size, info.st_blocks * 512, info.st_mtime_ns, info.st_ino, header, fault)
 
 
 def _crossed(here: record.Record, found: Mapping[ids.VolumeId, record.Record]) -> record.Record:
@@ -125,11 +145,8 @@ def _crossed(here: record.Record, found: Mapping[ids.VolumeId, record.Record]) -
     recorded = _FORMATS[backing.metadata.format]
     if here.backing_format == recorded:
         return here
-    return _faulty(here, record.backing_format_fault(here.volume, backing.volume, here.backing_format, recorded))
-
-
-def _faulty(here: record.Record, *faults: record.Fault) -> record.Record:
-    return dataclasses.replace(here, faults=(*here.faults, *faults))
+    fault = record.backing_format_fault(here.volume, backing.volume, here.backing_format, recorded)
+    return dataclasses.replace(here, faults=(*here.faults, fault))
 
 
 def in_use(sight: Sight, volumes: Iterable[ids.VolumeId]) -> dict[ids.VolumeId, imagelock.Holders]:

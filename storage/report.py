@@ -22,6 +22,26 @@ def whole(found: reconcile.Finding) -> dict[str, Any]:
     }
 
 
+def repaired(found: reconcile.Finding) -> dict[str, Any]:
+    """What `reconcileVolumeChain` answers: the chain, and about whatever was not plain the verdict and its evidence.
+
+    Volumes whose records agreed all along are left out: a healthy chain of fifty answers its fifty ids.
+    """
+    outcome = found.chain
+    noted = {change.volume for change in outcome.changes} | {v for v, _ in (*outcome.dropped, *outcome.kept)}
+    verdicts = _verdicts(found) if noted else {}
+    return {
+        "volumes": list(outcome.volumes),
+        "changed": bool(outcome.changes),
+        "changes": changes(outcome),
+        "evidence": [
+            {"volumeID": volume, "verdict": verdicts[volume][0], "evidence": verdicts[volume][1]}
+            for volume in found.sight.records
+            if volume in noted
+        ],
+    }
+
+
 def changes(outcome: chain.Chain) -> list[dict[str, str]]:
     """The changes, in the order of writing."""
     return [

@@ -11,7 +11,6 @@ One parser serves two readers: `parse` is strict and for operations, `inspect` t
 
 import dataclasses
 import re
-import unicodedata
 from collections.abc import Mapping
 
 from storage import errors, ids
@@ -49,6 +48,7 @@ _KNOWN = frozenset((*_CHOICES, *_NUMBERS, *_IDS, *_REQUIRED, "MTIME", "POOL_UUID
 _END = "EOF"
 _CLEARED = "NONE"
 _NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _OBJECT = "volume metadata"
 
 
@@ -139,6 +139,7 @@ def _split(data: bytes) -> tuple[dict[str, str], list[str]]:
     if len(data) > READ_LIMIT:
         data = data[:READ_LIMIT]
         problems.append(f"longer than {READ_LIMIT} bytes")
+    clean = _is_utf8(data)
     for line in data.rstrip(b"\0").split(b"\n"):
         text = line.decode("utf-8", "replace").strip()
         if text.startswith(_END):
@@ -147,7 +148,7 @@ def _split(data: bytes) -> tuple[dict[str, str], list[str]]:
         key, value = key.rstrip(), _printable(value).strip()
         if not separator or not key:
             continue
-        if not _is_utf8(line):
+        if not clean and not _is_utf8(line):
             problems.append(f"{key!r:.40} is not UTF-8")
         if key in values:
             problems.append(f"{key!r:.40} comes twice")
@@ -258,14 +259,10 @@ def unsafe_character(text: str) -> str | None:
     Those are control characters (the line feed above all: it would inject keys), the Unicode line and paragraph
     separators, at which vdsm 4.50 splits lines, and lone surrogates, which have no UTF-8 form.
     """
-    for character in text:
-        if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
-            return f"U+{ord(character):04X}"
-    return None
+    found = _UNSAFE.search(text)
+    return f"U+{ord(found.group()):04X}" if found else None
 
 
 def _printable(value: str) -> str:
     """A value as read, with blanks for what must not be written again: old records may hold tabs in a description."""
-    if unsafe_character(value) is None:
-        return value
-    return "".join(" " if unsafe_character(character) else character for character in value)
+    return _UNSAFE.sub(" ", value)

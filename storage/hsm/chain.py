@@ -35,7 +35,7 @@ def reconcile_volume_chain(
     wanted = (locks.shared(domain_id), locks.exclusive(locks.image_name(image_id, domain_id)))
     with services.locks.hold(*wanted, title="reconcileVolumeChain"):
         found = reconcile.reconcile(where, image_id, leaf_id, rules, tool)
-    return {**report.whole(found), "changed": bool(found.chain.changes)}
+    return report.repaired(found)
 
 
 def get_volume_chain(
