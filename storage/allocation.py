@@ -337,7 +337,7 @@ class _Scanner:
 
     def _add_subclusters(self, start: int, entry: int, bitmap: int) -> None:
         allocated, zeros = bitmap & _U32, bitmap >> 32
-        if entry & _ZERO or allocated & zeros or (allocated and not entry & _OFFSET):
+        if entry & _ZERO or allocated & zeros:
             raise TableError(f"subclusters of the cluster at guest byte {start} contradict each other")
         if allocated:
             self._check_inside(start, entry & _OFFSET)

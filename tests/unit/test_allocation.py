@@ -350,7 +350,7 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "34 zero bit in version 2": lambda path: set_l2(1)(version_2(path)),
     "34 preallocated zero in version 2": lambda path: set_l2(COPIED | 0x50001)(version_2(path)),
     "35 compressed past the end": set_l2(COMPRESSED | 1 << 40),
-    "35 compressed past the end, highest bit": set_l2(COMPRESSED | 1 << 53),
+    "35 compressed past the end, highest bit": set_l2(COMPRESSED | 1 << 53 | 0x51234),
     "35 compressed in the header": set_l2(COMPRESSED | 100),
     "36 extended L2 bit switched on": lambda path: images.patch_number(path, 72, 1 << 4, 8),
 }
