@@ -9,6 +9,7 @@ What cannot be promised: a device that acknowledges a flush it did not do; a net
 
 import contextlib
 import errno
+import fcntl
 import mmap
 import os
 import secrets
@@ -286,6 +287,56 @@ def point(link: Path, target: Path) -> None:
     os.symlink(target, temporary)
     os.rename(temporary, link)
     sync_directory(link.parent)
+
+
+def claim(path: Path, data: bytes) -> int:
+    """Take a file as a lock between processes (flock) and say in it who has it; it is made where it is missing.
+
+    The lock lasts until `unclaim` or the end of the process and all children that share the descriptor. The content
+    is for people and is not durable.
+
+    Args:
+        data: the new content, a decimal number and a line end.
+
+    Returns:
+        The descriptor that keeps the lock.
+
+    Raises:
+        BlockingIOError: another process has it.
+        FileExistsError: the file holds something else than a number, so it is not a lock. Nothing is changed.
+        OSError: ELOOP when it is a symbolic link, else the system's.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_at(fd, path):  # its owner removed it between our open and our lock
+                os.close(fd)
+                continue
+            if not stat.S_ISREG(os.fstat(fd).st_mode) or os.read(fd, 64).strip(b"0123456789\n"):
+                raise FileExistsError(errno.EEXIST, "it holds something else than a number", str(path))
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, data, 0)
+            return fd
+        except BaseException:
+            os.close(fd)
+            raise
+
+
+def unclaim(path: Path, fd: int) -> None:
+    """Remove a file that `claim` took, if it is still the one, and give the lock up. Not durable."""
+    if _is_at(fd, path):
+        with contextlib.suppress(OSError):  # a directory that became read-only: the lock goes all the same
+            os.unlink(path)
+    fcntl.flock(fd, fcntl.LOCK_UN)  # closing alone would leave it to a child between fork and exec
+    os.close(fd)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def accepts_direct_io(directory: Path) -> bool:
