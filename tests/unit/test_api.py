@@ -14,7 +14,7 @@ from vdsmlite import api, status
 
 CATALOGUE = catalogue.load(Path(__file__).resolve().parents[2] / "schema")
 VERBS = list(CATALOGUE.verbs.values())
-MODULES = ("connection", "domain", "host", "image", "pool", "task", "volume")
+MODULES = ("chain", "connection", "domain", "host", "image", "pool", "task", "volume")
 CONTEXT = bridge.Context(client="127.0.0.1:1")
 SERVICES = object()
 ID = samples.ID
