@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from storage import errors, files, ids, image, layout, volume_metadata
+from storage import errors, files, ids, image, layout, qcow2, record, volume, volume_metadata
 
 
 def chain(domain: image.Domain, held: image.Contents, leaf: ids.VolumeId, limit: int) -> list[ids.VolumeId]:
@@ -19,8 +19,8 @@ def chain(domain: image.Domain, held: image.Contents, leaf: ids.VolumeId, limit:
     Raises:
         VolumeDoesNotExist: there is no such leaf.
         PrepareIllegalVolumeError: a volume of the chain is ILLEGAL: nobody knows yet whether its data is good.
-        ImageIsNotLegalChain: a volume is missing or comes twice, or there are too many.
-        ImageValidationError: a record cannot be read, or data is a symbolic link.
+        ImageIsNotLegalChain: a volume is missing or comes twice, there are too many, or a header contradicts a record.
+        ImageValidationError: a record cannot be read, data is a symbolic link, or a header leads out of the image.
     """
     if leaf not in held:
         raise errors.VolumeDoesNotExist(volume=leaf, image=held.image)
@@ -31,12 +31,14 @@ def chain(domain: image.Domain, held: image.Contents, leaf: ids.VolumeId, limit:
             raise _broken(held, f"volume {volume_id} stands on itself")
         if len(found) == limit:
             raise _broken(held, f"it has more than {limit} volumes")
-        record = _usable(held, volume_id)
+        known = _usable(held, volume_id)
         _check_data(domain, held, volume_id)
+        if known.format == volume_metadata.COW:
+            _check_header(domain, held, volume_id, known.parent)
         found.append(volume_id)
-        if record.voltype == volume_metadata.SHARED:
+        if known.voltype == volume_metadata.SHARED:
             break
-        volume_id = record.parent
+        volume_id = known.parent
     return found
 
 
@@ -44,12 +46,12 @@ def _usable(held: image.Contents, volume_id: ids.VolumeId) -> volume_metadata.Vo
     if volume_id in held.damaged:
         reason = held.damaged[volume_id].reason
         raise errors.ImageValidationError(object=f"record of volume {volume_id}", reason=reason)
-    record = held.records.get(volume_id)
-    if record is None:
+    known = held.records.get(volume_id)
+    if known is None:
         raise _broken(held, f"volume {volume_id} is missing")
-    if record.legality == volume_metadata.ILLEGAL:
+    if known.legality == volume_metadata.ILLEGAL:
         raise errors.PrepareIllegalVolumeError(volume=volume_id, image=held.image)
-    return record
+    return known
 
 
 def _check_data(domain: image.Domain, held: image.Contents, volume_id: ids.VolumeId) -> None:
@@ -61,6 +63,30 @@ def _check_data(domain: image.Domain, held: image.Contents, volume_id: ids.Volum
         raise errors.VolumeAccessError(volume=volume_id, reason=error.strerror) from error
     if not stat.S_ISREG(mode):
         raise errors.ImageValidationError(object=f"data of volume {volume_id}", reason="it is not a regular file")
+
+
+def _check_header(domain: image.Domain, held: image.Contents, volume_id: ids.VolumeId, parent: ids.VolumeId) -> None:
+    """A guest reads what the header names, so it has to be what the record says: where they differ, a merge may be
+    torn, or somebody else wrote the header. Data that is no qcow2 (vdsm 3.5 calls memory dumps COW) names nothing."""
+    name = f"data of volume {volume_id}"
+    try:
+        head = volume.header(image.paths(domain, held.image, volume_id).data)
+    except qcow2.HeaderError as error:
+        if parent.is_blank:
+            return
+        raise errors.ImageValidationError(object=name, reason=error.reason) from None
+    except OSError as error:
+        raise errors.VolumeAccessError(volume=volume_id, reason=error.strerror) from error
+    if head.data_file:
+        raise errors.ImageValidationError(object=name, reason="its header names an external data file")
+    backing = None if head.backing_name is None else record.link_of(head.backing_name, held.image)
+    if head.backing_name is not None and backing is None:
+        shown = record.printable(head.backing_name)
+        raise errors.ImageValidationError(object=name, reason=f"its backing name '{shown}' leads out of the image")
+    if backing is not None and head.backing_format not in volume.QEMU_FORMATS.values():
+        raise errors.ImageValidationError(object=name, reason="its header does not say the format of its backing file")
+    if (backing or ids.BLANK) != parent:
+        raise _broken(held, f"volume {volume_id} stands on {backing or 'nothing'}, its record says {parent}")
 
 
 def _broken(held: image.Contents, reason: str) -> errors.ImageIsNotLegalChain:

@@ -562,6 +562,41 @@ def test_chain_that_does_not_hold_together(disk, tmp_path, spoil, error):
         chain_of(disk, V3)
 
 
+@pytest.mark.parametrize("name", ["/etc/passwd", f"../{OTHER}/{V1}", "json:{}", "nbd:127.0.0.1:1", f"{V1} "])
+def test_header_that_leads_out_of_the_image(disk, name):
+    disk.chain(IMAGE, V1, V2)
+    images.create(data(disk, V2), bench.MIB, backing=name, backing_format="raw")
+    with pytest.raises(errors.ImageValidationError, match="leads out"):
+        chain_of(disk, V2)
+
+
+def test_header_with_an_external_data_file(disk, tmp_path):
+    disk.chain(IMAGE, V1, format="COW")
+    images.create(data(disk, V1), bench.MIB, data_file=tmp_path / "outside")
+    with pytest.raises(errors.ImageValidationError, match="external"):
+        chain_of(disk, V1)
+
+
+def test_header_that_contradicts_the_record(disk):
+    """After an interrupted merge the header may name a base that has not got the data yet."""
+    disk.chain(IMAGE, V1, V2, V3)
+    bench.qemuimg.QemuImg().rebase_unsafe(data(disk, V3), V1, "raw")
+    with pytest.raises(errors.ImageIsNotLegalChain, match=f"{V3} stands on {V1}.*reconcileVolumeChain"):
+        chain_of(disk, V3)
+
+
+def test_backing_name_of_3_5_is_the_same_chain(disk):
+    disk.chain(IMAGE, V1, V2)
+    images.create(data(disk, V2), bench.MIB, backing=f"../{IMAGE}/../{IMAGE}/{V1}", backing_format="raw")
+    assert chain_of(disk, V2) == [V2, V1]
+
+
+def test_memory_dump_that_is_called_cow(disk):
+    disk.chain(IMAGE, V1, format="COW")
+    data(disk, V1).write_bytes(b"memory" * 100)
+    assert chain_of(disk, V1) == [V1]
+
+
 def test_chain_of_more_volumes_than_allowed(disk):
     disk.chain(IMAGE, V1, V2, V3)
     assert len(chain_of(disk, V3, limit=3)) == 3

@@ -195,6 +195,14 @@ def test_claimed_data_with_a_record_stays(disk):
     assert disk.state() == before and not claim.exists()
 
 
+def test_record_that_another_task_made_stays(disk):
+    """The rollback ran to its end and runs again; the volume has been made anew in between."""
+    disk.create(IMAGE, V1)
+    before = disk.state()
+    run(disk, ours(disk, steps.half_made(disk.domain.id, V1, data(disk, V1)), steps.record(data(disk, V1))))
+    assert disk.state() == before
+
+
 def test_foreign_task_that_did_not_go_on_keeps_its_hands_off(disk):
     """vdsm drops this step in memory only when it meets an existing file; a crash there leaves it on top."""
     place = disk.images / IMAGE
