@@ -129,4 +129,3 @@ def teardown(
 
 def _to_change(domain_id: ids.DomainId, image_id: ids.ImageId) -> tuple[locks.Lock, locks.Lock]:
     return locks.shared(domain_id), locks.exclusive(locks.image_name(image_id, domain_id))
-
