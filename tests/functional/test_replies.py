@@ -1,0 +1,177 @@
+"""What the verbs really answer, against what the schema says: members, types, and which errors.
+
+Bridge, API and storage are the real ones; only the network is left out.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fastjsonschema
+import pytest
+
+from rpc import bridge, catalogue
+from storage import errors, ids, services, settings
+from tests.support import samples
+from vdsmlite import api, status
+
+CATALOGUE = catalogue.load(Path(__file__).resolve().parents[2] / "schema")
+VERBS = list(CATALOGUE.verbs.values())
+CONTEXT = bridge.Context(client="127.0.0.1:1")
+
+POOL = "6e4d6a96-1234-1234-8905-b5eec55c1535"
+DOMAIN = "def32ac7-1234-1234-8a8c-1c887333fe65"
+IMAGE = "47bd7538-c48b-4b94-ba94-def922151d48"
+BASE = "11bd7538-c48b-4b94-ba94-def922151d48"
+LEAF = "22bd7538-c48b-4b94-ba94-def922151d48"
+MIB = 1024 * 1024
+
+
+class Client:
+    """Calls verbs, and holds every reply to the schema.
+
+    Attributes:
+        answered: verbs that have answered with code 0.
+    """
+
+    def __init__(self, built: services.Services) -> None:
+        self._bridge = bridge.Bridge(CATALOGUE, api.API(built), status.translate)
+        self.answered: set[str] = set()
+
+    def __call__(self, name: str, *values: Any) -> dict[str, Any]:
+        reply = self.try_call(name, *values)
+        assert reply.code == 0, f"{name}: {reply.code} {reply.message}"
+        self.answered.add(name)
+        return dict(reply.result)
+
+    def try_call(self, name: str, *values: Any) -> bridge.Reply:
+        verb = CATALOGUE.verbs[name]
+        reply = self._bridge.call_positional(name, values, CONTEXT)
+        if reply.code == 0:
+            check = {**verb.document["result"]["schema"], "components": {"schemas": CATALOGUE.types}}
+            fastjsonschema.compile(check)(reply.result)
+            assert verb.member in (None, "*") or verb.member in reply.result
+            if verb.member is None:
+                assert not reply.result
+        elif not reply.refused:
+            declared = {errors.by_name(error).code for error in verb.errors}
+            assert reply.code in declared, f"{name} does not declare {reply.code}: {reply.message}"
+        return reply
+
+    def task(self, name: str, *values: Any) -> str:
+        """Call a task verb and wait for the end of its task."""
+        task: str = self(name, *values)["uuid"]
+        while (found := self("getTaskStatus", task)["taskStatus"])["taskState"] != "finished":
+            time.sleep(0.01)
+        assert found["taskResult"] == "success", found
+        return task
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    built = services.build(settings.Settings(repository=tmp_path / "repository", lock_timeout=5.0))
+    yield Client(built)
+    built.close()
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    path = tmp_path / "storage"
+    path.mkdir(mode=0o775)
+    return path
+
+
+def connection(path: Path) -> list[dict[str, str]]:
+    return [{"id": ids.BLANK, "connection": str(path), "port": "", "iqn": "", "user": "", "password": ""}]
+
+
+def up(client: Client, path: Path, version: str) -> None:
+    """From a directory to the SPM of a pool, with the arguments of the engine."""
+    client("validateStorageServerConnection", 4, POOL, connection(path))
+    [entry] = client("connectStorageServer", 4, POOL, connection(path))["statuslist"]
+    assert entry == {"id": ids.BLANK, "status": 0}
+    client("createStorageDomain", 4, DOMAIN, "a domain", str(path), 1, version)
+    client("createStoragePool", 0, POOL, "a pool", DOMAIN, [DOMAIN], 1, "ON", 5, 60, 10, 3)
+    client("connectStoragePool", POOL, 1, POOL, DOMAIN, 1, {DOMAIN: "active"})
+    task = client.task("spmStart", POOL, -1, "-1", 0, "false", 250, version)
+    assert task in client("getAllTasks")["tasks"]
+    client("clearTask", task)
+    assert client("getSpmStatus", POOL)["spm_st"]["spmStatus"] == "SPM"
+
+
+def look(client: Client, volume: str) -> None:
+    """Every verb that only reads."""
+    where = (DOMAIN, POOL, IMAGE, volume)
+    assert client("getVolumeInfo", *where)["info"]["status"] == "OK"
+    assert Path(client("getVolumePath", *where)["path"]).is_file()
+    client("getVolumeSize", *where)
+    for name in ("getStorageDomainInfo", "getStorageDomainStats", "validateStorageDomain", "getImagesList"):
+        client(name, DOMAIN)
+    client("getStorageDomainsList", POOL, 1, "", "")
+    client("getVolumesList", DOMAIN, POOL, IMAGE)
+    client("getStoragePoolInfo", POOL)
+    for name in ("getConnectedStoragePoolsList", "getVdsCapabilities", "getVdsStats", "ping"):
+        client(name)
+    client("list", "true", [])
+
+
+def chain(client: Client) -> None:
+    """The verbs on a chain of two volumes."""
+    prepared = client("prepareImage", POOL, DOMAIN, IMAGE, LEAF)
+    assert {each["volumeID"] for each in prepared["imgVolumesInfo"]} == {BASE, LEAF}
+    client("teardownImage", POOL, DOMAIN, IMAGE, LEAF)
+    found = client("getVolumeChain", POOL, DOMAIN, IMAGE)
+    assert (found["volumes"], found["state"]) == ([BASE, LEAF], "consistent")
+    client("setVolumeLegality", DOMAIN, POOL, IMAGE, LEAF, "ILLEGAL")
+    assert client("getVolumeChain", POOL, DOMAIN, IMAGE, LEAF)["changes"]
+    client.task("proveVolumeChain", POOL, DOMAIN, IMAGE, LEAF)
+    repaired = client("reconcileVolumeChain", POOL, DOMAIN, IMAGE, LEAF)
+    assert repaired["changed"]
+    again = client("reconcileVolumeChain", POOL, DOMAIN, IMAGE, LEAF)
+    assert (again["volumes"], again["changed"]) == (repaired["volumes"], False)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("version", ["0", "3", "4", "5"])
+def test_every_verb_answers_as_the_schema_says(client: Client, storage: Path, version: str) -> None:
+    up(client, storage, version)
+    size = str(MIB)
+    client.task("createVolume", DOMAIN, POOL, IMAGE, size, 5, 2, 2, BASE, "base", ids.BLANK, ids.BLANK)
+    task = client.task("createVolume", DOMAIN, POOL, IMAGE, size, 4, 2, 2, LEAF, '{"DiskAlias":"a=b"}', IMAGE, BASE)
+    client("getTaskInfo", task)
+    assert task in client("getAllTasksInfo")["allTasksInfo"]
+    assert task in client("getAllTasksStatuses")["allTasksStatus"]
+    client("stopTask", task)
+    client("setVolumeDescription", DOMAIN, POOL, IMAGE, BASE, "another")
+    look(client, LEAF)
+    chain(client)
+    client.task("deleteVolume", DOMAIN, POOL, IMAGE, [LEAF], "false", "false")
+    client("revertTask", client.task("createVolume", DOMAIN, POOL, IMAGE, size, 4, 2, 2, LEAF, "x", IMAGE, BASE))
+    client.task("deleteImage", DOMAIN, POOL, IMAGE, "false", "false")
+    client("spmStop", POOL)
+    client("disconnectStoragePool", POOL, 1, POOL)
+    client("connectStoragePool", POOL, 1, POOL, DOMAIN, 1)
+    client.task("spmStart", POOL, -1, -1, 0, "false")
+    client("destroyStoragePool", POOL, 1, POOL)
+    client("formatStorageDomain", DOMAIN, "true")
+    client("disconnectStorageServer", 4, POOL, connection(storage))
+    assert client.answered == set(CATALOGUE.verbs)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_errors_on_an_empty_host_are_declared(client: Client, verb: catalogue.Verb) -> None:
+    client.try_call(verb.name, *samples.positional(verb))
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_errors_for_unknown_things_are_declared(client: Client, storage: Path, verb: catalogue.Verb) -> None:
+    up(client, storage, "3")
+    unknown = "99999999-9999-4999-8999-999999999999"
+    for known in ({}, {"storagepoolID": POOL}, {"storagepoolID": POOL, "storagedomainID": DOMAIN}):
+        values = samples.positional(verb)
+        for place, position in enumerate(verb.wire):
+            if samples.type_of(position.schema) == "UUID":
+                values[place] = known.get(position.name, unknown)
+        reply = client.try_call(verb.name, *values)
+        assert not reply.refused, reply.message
