@@ -1,6 +1,5 @@
 """Verbs on one storage domain, and the list of them."""
 
-import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -96,6 +95,7 @@ def format(services: "storage_services.Services", domain_id: ids.DomainId, auto_
         CannotFormatAttachedStorageDomain: its record names a pool and `auto_detach` is false.
         StorageDomainActionError: somebody holds its cluster lock.
         StorageDomainAccessError: its record cannot be read, so nobody knows whose it is.
+        StorageDomainMasterError: the map of a connected pool cannot be read, so nobody knows whether it is in it.
         MiscDirCleanupFailure: something could not be removed; the call can be repeated.
     """
     place = _find_or_remains(services, domain_id)
@@ -147,29 +147,11 @@ def _remove_unused(domain: storage_domain.Domain) -> None:
 def _connected_pool(
     services: "storage_services.Services", domain_id: ids.DomainId, recorded: list[str]
 ) -> ids.PoolId | None:
-    for pool_id, members in connected_pools(services).items():
-        if pool_id in recorded or domain_id in members:
-            return pool_id
+    for pool in services.pools.all():
+        # The map comes first: when it cannot be read, nobody knows, and that is no permission.
+        if domain_id in pool.state().domains or domain_id == pool.master.id or pool.id in recorded:
+            return pool.id
     return None
-
-
-def connected_pools(services: "storage_services.Services") -> dict[ids.PoolId, list[ids.DomainId]]:
-    """Pools that are connected, and the domains in use in each: those that its directory links to.
-
-    Directories that a daemon left which died are there too; the registry of pools tells them apart.
-    """
-    found: dict[ids.PoolId, list[ids.DomainId]] = {}
-    try:
-        names = sorted(filter(ids.is_id, os.listdir(services.repository.root)))
-    except FileNotFoundError:  # the first connection makes it
-        names = []
-    for name in names:
-        pool_id = ids.PoolId(name)
-        with contextlib.suppress(errors.StoragePoolUnknown, FileNotFoundError):  # the latter: disconnected meanwhile
-            services.pools.get(pool_id)
-            members = os.listdir(services.repository.pool_directory(pool_id))
-            found[pool_id] = sorted(ids.DomainId(member) for member in members if ids.is_id(member))
-    return found
 
 
 def get_info(services: "storage_services.Services", domain_id: ids.DomainId) -> Result:

@@ -14,8 +14,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage import errors, hostinfo, ids
-from storage.hsm import domain as hsm_domain
+from storage import errors, hostinfo, ids, poolbackend
+from storage import pool as storage_pool
 
 if TYPE_CHECKING:
     from storage import services as storage_services
@@ -163,8 +163,15 @@ def _load_stats() -> Result:
 
 def _storage_domains(services: "storage_services.Services") -> Result:
     """Health of each domain in use, by reading its record now. ``lastCheck`` is therefore always 0 seconds ago."""
-    members = (domain_id for pool in hsm_domain.connected_pools(services).values() for domain_id in pool)
-    return {str(domain_id): _health(services, domain_id) for domain_id in sorted(members)}
+    return {str(each): _health(services, each) for pool in services.pools.all() for each in _active(pool)}
+
+
+def _active(pool: storage_pool.Pool) -> list[ids.DomainId]:
+    try:
+        domains = pool.state().domains
+    except errors.StorageError:
+        return [pool.master.id]  # its own check tells what is wrong; of the others nothing is known
+    return sorted(each for each, status in domains.items() if status == poolbackend.ACTIVE)
 
 
 def _health(services: "storage_services.Services", domain_id: ids.DomainId) -> Result:

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
-from storage import clusterlock, connections, domain, errors, ids, layout, locks
+from storage import clusterlock, connections, domain, errors, ids, layout, locks, settings
+from storage import services as storage_services
 from storage.hsm import connection as hsm_connection
 from storage.hsm import domain as hsm_domain
+from storage.hsm import host as hsm_host
+from storage.hsm import pool as hsm_pool
 
 A = ids.DomainId("def32ac7-1234-1234-8a8c-1c887333fe65")
 B = ids.DomainId("9af9bd7f-6167-4ae8-aac6-95a5e5f36f60")
+MASTER = ids.DomainId("1af9bd7f-6167-4ae8-aac6-95a5e5f36f60")
 POOL = ids.PoolId("6e4d6a96-1234-1234-8905-b5eec55c1535")
 IMAGE = ids.ImageId("47bd7538-c48b-4b94-ba94-def922151d48")
 OTHER_IMAGE = ids.ImageId("bace8f68-4c5a-43f2-acb4-fa8daf58c0f9")
@@ -21,15 +25,23 @@ VOLUMES = sorted(["11bd7538-c48b-4b94-ba94-def922151d48", "bb3cbda6-a711-45a6-a6
 
 
 class Pools:
-    """Which pools are connected."""
+    """Which pools are connected, and their maps."""
 
     def __init__(self) -> None:
-        self.connected: set[str] = set()
+        self.maps: dict[ids.PoolId, dict[ids.DomainId, str]] = {}
 
     def get(self, pool_id: ids.PoolId) -> object:
-        if pool_id not in self.connected:
+        if pool_id not in self.maps:
             raise errors.StoragePoolUnknown(pool=pool_id)
-        return object()
+        return self.all()[0]
+
+    def all(self) -> list[Any]:
+        return [connected(pool_id, domains) for pool_id, domains in self.maps.items()]
+
+
+def connected(pool_id: ids.PoolId, domains: dict[ids.DomainId, str]) -> Any:
+    master = types.SimpleNamespace(id=MASTER)
+    return types.SimpleNamespace(id=pool_id, master=master, state=lambda: types.SimpleNamespace(domains=domains))
 
 
 @pytest.fixture
@@ -192,21 +204,28 @@ def test_an_attached_domain_needs_the_callers_word(services: Any, data: Path) ->
     assert os.listdir(data) == []
 
 
-@pytest.mark.parametrize("known_by", ["record", "link"])
+@pytest.mark.parametrize("known_by", ["record", "map"])
 def test_a_domain_of_a_connected_pool_is_never_formatted(services: Any, data: Path, known_by: str) -> None:
     make(services, data)
-    directory = services.repository.pool_directory(POOL)
-    directory.mkdir()
     if known_by == "record":
         services.domains.find(A).set_pool(POOL)
-    else:
-        services.repository.domain_link(POOL, A).symlink_to(services.domains.find(A).path)
-    services.pools.connected.add(POOL)
+    services.pools.maps[POOL] = {A: "Attached"} if known_by == "map" else {}
     with pytest.raises(errors.CannotFormatStorageDomainInConnectedPool):
         hsm_domain.format(services, A, True)
     hsm_domain.validate(services, A)
-    services.pools.connected.clear()
+    services.pools.maps.clear()
     hsm_domain.format(services, A, True)
+
+
+def test_an_unreadable_map_of_a_connected_pool_is_no_permission(services: Any, data: Path) -> None:
+    def state() -> object:
+        raise errors.StorageDomainMasterError(reason="unreadable")
+
+    make(services, data)
+    services.pools.all = lambda: [types.SimpleNamespace(id=POOL, master=types.SimpleNamespace(id=MASTER), state=state)]
+    with pytest.raises(errors.StorageDomainMasterError):
+        hsm_domain.format(services, A, True)
+    hsm_domain.validate(services, A)
 
 
 def test_a_domain_that_another_process_is_spm_of_is_not_formatted(services: Any, data: Path) -> None:
@@ -270,6 +289,31 @@ def test_an_interrupted_format_is_finished_by_the_next(services: Any, data: Path
     assert os.listdir(data) == []
 
 
+def test_with_the_real_pools(tmp_path: Path) -> None:
+    built = storage_services.build(settings.Settings(tmp_path / "repository"))
+    try:
+        for name, domain_id in (("a", A), ("b", B)):
+            (tmp_path / name).mkdir()
+            connect(built, tmp_path / name)
+            make(built, tmp_path / name, domain_id)
+        hsm_pool.create(built, POOL, "pool", A, [A], 1)
+        hsm_pool.connect(built, POOL, 1, A, 1, None)
+        assert hsm_domain.get_list(built, POOL, None, None, None) == {"domlist": [A]}
+        assert list(hsm_host.get_stats(built)["info"]["storageDomains"]) == [A]
+        info = hsm_domain.get_info(built, A)["info"]
+        assert (info["role"], info["pool"]) == ("Master", [POOL])
+        with pytest.raises(errors.CannotFormatStorageDomainInConnectedPool):
+            hsm_domain.format(built, A, True)
+        hsm_domain.format(built, B, False)
+        hsm_pool.disconnect(built, POOL, 1)
+        with pytest.raises(errors.CannotFormatAttachedStorageDomain):
+            hsm_domain.format(built, A, False)
+        hsm_domain.format(built, A, True)
+        assert hsm_domain.get_list(built, None, None, None, None) == {"domlist": []}
+    finally:
+        built.close()
+
+
 # ---------------------------------------------------------------- lists
 
 
@@ -291,7 +335,7 @@ def test_list_filters(services: Any, tmp_path: Path) -> None:
     assert listed(None, None, None, f"{tmp_path}/b/") == [B] and listed(None, None, None, "nowhere") == []
     with pytest.raises(errors.StoragePoolUnknown):
         listed(POOL, None, None, None)
-    services.pools.connected.add(POOL)
+    services.pools.maps[POOL] = {}
     assert listed(POOL, None, None, None) == []
     services.domains.find(B).set_pool(POOL)
     assert listed(POOL, None, None, None) == [B]

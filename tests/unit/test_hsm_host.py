@@ -14,22 +14,17 @@ from storage.hsm import host
 
 A = ids.DomainId("def32ac7-1234-1234-8a8c-1c887333fe65")
 B = ids.DomainId("9af9bd7f-6167-4ae8-aac6-95a5e5f36f60")
+C = ids.DomainId("1af9bd7f-6167-4ae8-aac6-95a5e5f36f60")
 POOL = ids.PoolId("6e4d6a96-1234-1234-8905-b5eec55c1535")
-OTHER_POOL = ids.PoolId("7e4d6a96-1234-1234-8905-b5eec55c1535")
 TYPES = Path(__file__).parents[2] / "schema" / "types.json"
 
 
 @pytest.fixture
 def services(tmp_path: Path) -> Any:
-    def get(pool_id: ids.PoolId) -> object:
-        if pool_id != POOL:
-            raise errors.StoragePoolUnknown(pool=pool_id)
-        return object()
-
     repository = layout.Repository(tmp_path / "repository")
     repository.root.mkdir()
     return types.SimpleNamespace(
-        repository=repository, domains=domain.Finder(repository), pools=types.SimpleNamespace(get=get)
+        repository=repository, domains=domain.Finder(repository), pools=types.SimpleNamespace(all=list)
     )
 
 
@@ -72,23 +67,25 @@ def test_health_is_that_of_the_connected_pools_domains_now(services: Any, tmp_pa
     made = domainmaker.create(
         table.local_mount(str(path)), A, version=4, name="", domain_class="Data", remote_path=str(path)
     )
-    for pool_id in (POOL, OTHER_POOL):
-        services.repository.pool_directory(pool_id).mkdir()
-    for link in (
-        services.repository.domain_link(POOL, A),
-        services.repository.master_link(POOL),
-        services.repository.domain_link(OTHER_POOL, B),
-    ):
-        link.symlink_to(made.path)
+    state = types.SimpleNamespace(domains={A: "Active", B: "Attached", C: "Active"})
+    pool = types.SimpleNamespace(id=POOL, master=made, state=lambda: state)
+    services.pools.all = lambda: [pool]
     answer = host.get_stats(services)
     fits("HostStatsResult", answer)
     found = answer["info"]["storageDomains"]
-    assert list(found) == [A], "what a dead daemon left for an unconnected pool does not count"
+    assert sorted(found) == sorted([A, C]), "active domains, found or not, and no others"
+    assert (found[C]["code"], found[C]["valid"]) == (358, False)
     assert (found[A]["code"], found[A]["version"], found[A]["valid"]) == (0, 4, True)
     assert float(found[A]["lastCheck"]) == 0 and 0 < float(found[A]["delay"]) < 60
 
     made.metadata_path.write_bytes(b"VERSION=4\n_SHA_CKSUM=x\n")
     found = host.get_stats(services)["info"]["storageDomains"]
     assert (found[A]["code"], found[A]["version"], found[A]["valid"]) == (752, -1, False)
+
+    def unreadable() -> object:
+        raise errors.StorageDomainMasterError(reason="unreadable")
+
+    pool.state = unreadable
+    assert {key: each["code"] for key, each in host.get_stats(services)["info"]["storageDomains"].items()} == {A: 752}
     table.of(4, {"connection": str(path)}).disconnect()
     assert host.get_stats(services)["info"]["storageDomains"][A]["code"] == 358
