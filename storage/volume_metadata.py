@@ -139,23 +139,30 @@ def _split(data: bytes) -> tuple[dict[str, str], list[str]]:
     if len(data) > READ_LIMIT:
         data = data[:READ_LIMIT]
         problems.append(f"longer than {READ_LIMIT} bytes")
-    clean = _is_utf8(data)
-    for line in data.rstrip(b"\0").split(b"\n"):
+    data = data.rstrip(b"\0")
+    # A record with nothing odd in it, which is nearly every one, is looked through once and not line by line.
+    odd = not _is_utf8(data) or unsafe_character(data.decode().replace("\n", "")) is not None
+    for line in data.split(b"\n"):
         text = line.decode("utf-8", "replace").strip()
         if text.startswith(_END):
             break
         key, separator, value = text.partition("=")
-        key, value = key.rstrip(), _printable(value).strip()
+        key, value = key.rstrip(), value.strip()
         if not separator or not key:
             continue
-        if not clean and not _is_utf8(line):
-            problems.append(f"{key!r:.40} is not UTF-8")
+        if odd:
+            value = _UNSAFE.sub(" ", value).strip()  # old records may hold tabs in a description
+            problems += _oddities(line, key)
         if key in values:
             problems.append(f"{key!r:.40} comes twice")
-        elif unsafe_character(key) is not None:
-            problems.append(f"{key!r:.40} is not a key")
-        values.setdefault(key, value)
+        else:
+            values[key] = value
     return values, problems
+
+
+def _oddities(line: bytes, key: str) -> list[str]:
+    problems = [] if _is_utf8(line) else [f"{key!r:.40} is not UTF-8"]
+    return problems if unsafe_character(key) is None else [*problems, f"{key!r:.40} is not a key"]
 
 
 def _is_utf8(line: bytes) -> bool:
@@ -261,8 +268,3 @@ def unsafe_character(text: str) -> str | None:
     """
     found = _UNSAFE.search(text)
     return f"U+{ord(found.group()):04X}" if found else None
-
-
-def _printable(value: str) -> str:
-    """A value as read, with blanks for what must not be written again: old records may hold tabs in a description."""
-    return _UNSAFE.sub(" ", value)
