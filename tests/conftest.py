@@ -1,0 +1,45 @@
+"""What all tests share: a header that says what this machine cannot run, and why, so that no gap stays unseen."""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+# What is skipped without which program.
+_PROGRAMS = {
+    "qemu-img": "all tests with real images",
+    "qemu-storage-daemon": "tests with a real guest and killed merges",
+    "qemu-system-x86_64": "tests with a real guest and killed merges",
+}
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Lines at the top of a run."""
+    lines = [f"not run here: {what}, for {program} is missing" for program, what in _missing().items()]
+    if os.geteuid() != 0:
+        lines.append("not run here: tests marked root, for this is not root")
+    return lines or ["everything can run here"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs more than this machine has."""
+    no_images = pytest.mark.skip(reason="needs qemu-img")
+    no_root = pytest.mark.skip(reason="needs root")
+    for item in items:
+        if item.get_closest_marker("qemu") and "qemu-img" in _missing():
+            item.add_marker(no_images)
+        if item.get_closest_marker("root") and os.geteuid() != 0:
+            item.add_marker(no_root)
+
+
+@pytest.fixture(autouse=True)
+def _no_service_manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test may talk to the service manager that runs the tests."""
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+
+
+def _missing() -> dict[str, str]:
+    return {program: what for program, what in _PROGRAMS.items() if shutil.which(program) is None}
