@@ -44,8 +44,8 @@ _EXCUSED = {
 _OS_CHANGES = frozenset(
     re.findall(
         r"\w+",
-        """rename renames replace unlink remove rmdir removedirs mkdir makedirs mknod mkfifo link symlink truncate ftruncate
-        write writev pwrite pwritev sendfile copy_file_range chmod fchmod lchmod chown fchown lchown utime
+        """rename renames replace unlink remove rmdir removedirs mkdir makedirs mknod mkfifo link symlink truncate
+        ftruncate write writev pwrite pwritev sendfile copy_file_range chmod fchmod lchmod chown fchown lchown utime
         posix_fallocate setxattr removexattr""",
     )
 )
