@@ -94,6 +94,17 @@ class Pool:
         state = self.state()
         check_master(self.master, self.id, state.master_version, state.domains if self.in_memory else None)
 
+    def holds_lock(self) -> bool:
+        """Whether the cluster lock of an SPM is still what it was when it was taken. Not knowing is no loss."""
+        try:
+            held = self.master.cluster_lock.held()
+        except (OSError, errors.StorageError) as error:
+            log.warning("pool %s: the cluster lock cannot be looked at: %s", self.id, error)
+            return True
+        if not held:
+            log.error("pool %s: the cluster lock is lost; nothing is changed until the role is given up", self.id)
+        return held
+
     def link(self) -> None:
         """Make the links say what the map says. A domain that cannot be found is logged and has no link.
 
@@ -156,10 +167,10 @@ class Registry:
 
         Raises:
             StoragePoolUnknown: it is not connected.
-            SpmStatusError: this host is not its SPM.
+            SpmStatusError: this host is not its SPM, or its cluster lock protects nothing any more.
         """
         pool = self.get(pool_id)
-        if pool.role is not Role.SPM:
+        if pool.role is not Role.SPM or not pool.holds_lock():
             raise errors.SpmStatusError(pool=pool_id)
         return pool
 

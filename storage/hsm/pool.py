@@ -256,12 +256,18 @@ def spm_stop(services: Services, pool_id: ids.PoolId) -> None:
     """
     _refuse_tasks(services, pool_id)
     with _whole_pool(services, pool_id, "spmStop"):
-        spm.stop(services.pools.spm(pool_id), services.tasks)
+        spm.stop(services.pools.get(pool_id), services.tasks)
 
 
 def _refuse_tasks(services: Services, pool_id: ids.PoolId) -> None:
-    """Say at once that a task is at work, instead of waiting for the locks that it holds."""
-    if busy := services.tasks.busy(services.pools.spm(pool_id).task_store):
+    """Say at once that a task is at work, instead of waiting for the locks that it holds.
+
+    It is the role that counts: it can be given up also when the cluster lock is lost.
+    """
+    which = services.pools.get(pool_id)
+    if which.role is not pool.Role.SPM:
+        raise errors.SpmStatusError(pool=pool_id)
+    if busy := services.tasks.busy(which.task_store):
         raise errors.TaskInProgress(pool=pool_id, task=busy)
 
 

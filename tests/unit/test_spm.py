@@ -196,6 +196,21 @@ def test_storage_that_is_gone_does_not_keep_the_role(here: world.World, master) 
     assert here.services.pools.get(POOL).role is pool.Role.FREE and not is_locked(master)
 
 
+def test_a_lost_lock_ends_all_changes_and_the_role_can_be_given_up(here: world.World, master) -> None:
+    here.start_spm()
+    ids_file = master.path / "dom_md" / "ids"
+    ids_file.rename(ids_file.with_name("aside"))
+    ids_file.touch()
+    with pytest.raises(errors.SpmStatusError):
+        here.services.pools.spm(POOL)
+    with pytest.raises(errors.SpmStatusError):
+        hsm_pool.destroy(here.services, POOL, 1)
+    assert master.metadata().is_master
+    hsm_pool.spm_stop(here.services, POOL)
+    assert here.start_spm()["taskResult"] == "success"
+    here.services.pools.spm(POOL)
+
+
 # ---------------------------------------------------------------- tasks of an earlier SPM
 
 
