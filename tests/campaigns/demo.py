@@ -48,6 +48,7 @@ class Show:
         self._directory = directory
         self._bold = ("\033[1m", "\033[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
         self._server: daemon.Daemon | None = None
+        self._names: dict[str, str] = {}
 
     @contextlib.contextmanager
     def daemon(self) -> Iterator[daemon.Daemon]:
@@ -56,7 +57,7 @@ class Show:
         with daemon.Daemon(self._directory) as server:
             self._server = server
             self.command(["vdsmlite", *server.command[server.command.index("serve") :]])
-            print(f"ready on {server.host}:{server.port} after {server.ready_seconds:.2f} s")
+            print(f"ready on {server.address} after {server.ready_seconds:.2f} s\n")
             yield server
 
     def heading(self, text: str) -> None:
@@ -65,16 +66,28 @@ class Show:
     def say(self, text: str) -> None:
         print(textwrap.fill(" ".join(text.split()), _WIDTH), flush=True)
 
+    def name(self, **values: str) -> None:
+        """Give long values the names under which commands are shown from now on."""
+        print()
+        for name, value in values.items():
+            self.command([f"{name}={value}"])
+            self._names[value] = name
+        print()
+
     def command(self, words: Sequence[str]) -> None:
-        print(f"{self._bold[0]}$ {shlex.join(words)}{self._bold[1]}", flush=True)
+        """Show a command as one could type it."""
+        shown = " ".join(f"${self._names[word]}" if word in self._names else shlex.quote(word) for word in words)
+        print(f"{self._bold[0]}$ {shown}{self._bold[1]}", flush=True)
 
     def client(self, *words: str) -> None:
         """Run vdsClient, for the reader; its answer goes straight to the reader's terminal."""
         assert self._server is not None
-        address = f"{self._server.host}:{self._server.port}"
+        address = self._server.address
         self.command(["vdsClient", address, *words])
         program = Path(sys.executable).with_name("vdsClient")
-        done = subprocess.run([str(program), address, *words], stdin=subprocess.DEVNULL, timeout=60, check=False)
+        done = subprocess.run(
+            [str(program), address, *words], stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, timeout=60, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"vdsClient ended with {done.returncode}")
 
@@ -98,6 +111,7 @@ class Story:
         show.say("""
             A pool with one domain, and a disk of three volumes as snapshots make it: base (ba5e…), middle (5afe…),
             leaf (1eaf…), with 3 MiB of guest data in each. The volumes were made over XML-RPC, as an engine does.""")
+        show.name(HOST=self._pool.daemon.address, POOL=self._pool.id, DOMAIN=self._pool.domain)
         good = self._torn_merge()
         good = self._marked_leaf() and good
         good = self._finished_merge() and good
@@ -141,6 +155,7 @@ class Story:
             )
             return True
         show.say(f"Attempt {attempt} fell into the window.")
+        show.name(IMAGE=self._image.id, MIDDLE=self._image.volumes[1], LEAF=self._image.leaf)
         return self._recover(illegal=False)
 
     def _merge_and_kill(self) -> None:
@@ -175,7 +190,6 @@ class Story:
     def _recover(self, *, illegal: bool) -> bool:
         """Show what is there, what would have been concluded, what the daemon does, and the bytes."""
         show, image = self._show, self._image
-        print()
         show.client("chain", self._pool.id, self._pool.domain, image.id, image.leaf)
         claimed = self._claimed(illegal)
         loss = self._loss(claimed[-1])

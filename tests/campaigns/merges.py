@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from multiprocessing.queues import Queue
 from pathlib import Path
+from queue import Empty
 
 from tests.campaigns import scenario
 from tests.support import daemon, guest
@@ -60,9 +61,15 @@ def _parallel(numbers: Sequence[int], jobs: int, seed: int, directory: Path | No
     ]
     for worker in workers:
         worker.start()
-    results, open_ends = [], len(workers)
+    results = []
+    open_ends = len(workers)
     while open_ends:
-        result = queue.get()
+        try:
+            result = queue.get(timeout=1)
+        except Empty:
+            if any(worker.is_alive() for worker in workers):
+                continue
+            break  # one ended without a word: its runs are missing in the count
         if result is None:
             open_ends -= 1
             continue

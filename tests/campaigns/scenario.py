@@ -57,8 +57,8 @@ class Cell:
         commit: ``internal`` (the middle volume into the base) or ``active`` (the leaf into its parent, with pivot).
         moment: of the kill. ``running``: data is being copied. ``switching``: around the end of an internal merge.
             ``completed``: QEMU has said so. ``ready``: the mirror has caught up once. ``marked``: the leaf is ILLEGAL,
-            no pivot was asked for. ``lagging``: the same, and the mirror is held. ``pivoting``: within 4 ms of the
-            request. ``pivoted``: QEMU has said so, and the guest went on writing.
+            no pivot was asked for. ``lagging``: the same, and the mirror is held. ``pivoting``: within 20 ms of
+            the request. ``pivoted``: QEMU has said so, and the guest went on writing.
         base: format of the volume that takes the data.
     """
 
@@ -243,7 +243,7 @@ def _merge_active(pool: Keeper, scene: Scene, machine: guest.Machine, user: gues
         time.sleep(chance.choice([0, MARGIN + 0.1]))
     elif moment == "pivoting":
         machine.pivot(send=True)
-        _spin(chance.uniform(0, 0.004))
+        _spin(chance.uniform(0, chance.choice([0.004, 0.02])))
     else:
         machine.pivot()
         machine.wait_completed()

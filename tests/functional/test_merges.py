@@ -30,7 +30,7 @@ def test_killed_merge_keeps_every_flushed_byte(pool: daemon.Pool, number: int) -
     assert not result.problems
     if result.torn:
         assert result.outcome == "undone"
-    if result.cell.moment in ("running", "ready"):
+    if result.cell.moment in ("running", "ready") and not result.switched:  # a merge may be through before the kill
         assert result.outcome == "kept"
 
 

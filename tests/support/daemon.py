@@ -23,6 +23,7 @@ LOCALFS = 4
 RAW, COW = 5, 4
 SPARSE = 2
 DATA_DISK = 2
+PROGRAM = (sys.executable, "-I", "-m", "vdsmlite")
 _READY = "vdsmlite ready on "
 
 
@@ -43,6 +44,10 @@ class VerbFailed(Exception):
 class Daemon:
     """A running daemon, isolated from the caller's environment and path. Use as a context manager.
 
+    Attributes:
+        address: host and port that it listens on.
+        ready_seconds: how long it took to be ready.
+
     Args:
         directory: an existing empty directory for its repository, configuration and log.
         config: content of its configuration file.
@@ -58,7 +63,7 @@ class Daemon:
         self.repository.mkdir()
         configuration = directory / "vdsmlite.yaml"
         configuration.write_text(json.dumps(dict(config or {})))  # JSON is YAML
-        self.command = [sys.executable, "-I", "-m", "vdsmlite", "serve", "--repository", str(self.repository)]
+        self.command = [*PROGRAM, "serve", "--repository", str(self.repository)]
         self.command += ["--listen", "127.0.0.1:0", "--config", str(configuration)]
         started = time.monotonic()
         with (directory / "daemon.log").open("wb") as log:
@@ -66,13 +71,12 @@ class Daemon:
                 self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=directory
             )
         try:
-            host, _, port = self._wait_ready(started + timeout).rpartition(":")
+            self.address = self._wait_ready(started + timeout)
         except BaseException:
             self.kill()
             raise
         self.ready_seconds = time.monotonic() - started
-        self.host, self.port = host, int(port)
-        self.url = f"http://{host}:{port}/"
+        self.url = f"http://{self.address}/"
         self.proxy = connect(self.url)
 
     def _wait_ready(self, deadline: float) -> str:
