@@ -6,7 +6,7 @@ from typing import Any
 
 from storage import ids, image, locks, proof, qemuimg, reconcile, report, tasks
 from storage import services as storage_services
-from storage.hsm import volume
+from storage.hsm import access
 
 Services = storage_services.Services
 
@@ -28,12 +28,10 @@ def reconcile_volume_chain(
         StoragePoolUnknown, SpmStatusError, StorageDomainNotMemberOfPool: this host must not write there.
         StorageError: see `reconcile.reconcile`.
     """
-    where = volume.writable_domain(services, pool_id, domain_id)
     chosen = (options or {}).get("leaf")
     rules = reconcile.Rules(services.settings, ids.VolumeId(chosen) if chosen else None)
     tool = qemuimg.QemuImg(services.settings.qemu_img, services.settings.qemu_img_timeout)
-    wanted = (locks.shared(domain_id), locks.exclusive(locks.image_name(image_id, domain_id)))
-    with services.locks.hold(*wanted, title="reconcileVolumeChain"):
+    with access.changing(services, "reconcileVolumeChain", pool_id, domain_id, image_id) as where:
         found = reconcile.reconcile(where, image_id, leaf_id, rules, tool)
     return report.repaired(found)
 
@@ -67,13 +65,9 @@ def prove_volume_chain(
     leaf_id: ids.VolumeId,
 ) -> dict[str, Any]:
     """proveVolumeChain: compare whatever has to be compared, without a time limit, and keep the answers."""
-    where = volume.writable_domain(services, pool_id, domain_id)
-    wanted = (locks.shared(domain_id), locks.exclusive(locks.image_name(image_id, domain_id)))
-    held = services.locks.take(wanted, "proveVolumeChain")
-    rules = reconcile.Rules(services.settings)
-    job = functools.partial(_prove, where, image_id, leaf_id, rules)
-    store = services.repository.task_store(pool_id)
-    return {"uuid": str(services.tasks.schedule("proveVolumeChain", job, held=held, store=store))}
+    where, held = access.take(services, "proveVolumeChain", pool_id, domain_id, image_id)
+    job = functools.partial(_prove, where, image_id, leaf_id, reconcile.Rules(services.settings))
+    return access.scheduled(services, "proveVolumeChain", pool_id, held, job)
 
 
 def _prove(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from storage import deletion, errors, ids, image, layout, locks, preparation, steps, tasks
 from storage import services as storage_services
-from storage.hsm import volume
+from storage.hsm import access
 
 Services = storage_services.Services
 
@@ -21,14 +21,12 @@ def delete_volumes(
     force: bool,
 ) -> dict[str, object]:
     """deleteVolume: schedule the deletion of volumes, in the order given. `post_zero` means nothing to files."""
-    domain = volume.writable_domain(services, pool_id, domain_id)
-    volume.refuse_blank(imageID=image_id)
+    access.refuse_blank(imageID=image_id)
     for volume_id in volume_ids:
-        volume.refuse_blank(volumeList=volume_id)
-    held = services.locks.take(_to_change(domain_id, image_id), "deleteVolume")
+        access.refuse_blank(volumeList=volume_id)
+    domain, held = access.take(services, "deleteVolume", pool_id, domain_id, image_id)
     job = functools.partial(_delete_volumes, domain, image_id, tuple(volume_ids), force)
-    store = services.repository.task_store(pool_id)
-    return {"uuid": str(services.tasks.schedule("deleteVolume", job, held=held, store=store))}
+    return access.scheduled(services, "deleteVolume", pool_id, held, job)
 
 
 def _delete_volumes(
@@ -49,16 +47,13 @@ def delete(
 
     `post_zero` and `force` mean nothing here.
     """
-    domain = volume.writable_domain(services, pool_id, domain_id)
-    held = services.locks.take(_to_change(domain_id, image_id), "deleteImage")
+    domain, held = access.take(services, "deleteImage", pool_id, domain_id, image_id)
     try:
         deletion.retire(domain, image_id)
     except BaseException:
         held.release()
         raise
-    job = functools.partial(_purge, domain, image_id)
-    store = services.repository.task_store(pool_id)
-    return {"uuid": str(services.tasks.schedule("deleteImage", job, held=held, store=store))}
+    return access.scheduled(services, "deleteImage", pool_id, held, functools.partial(_purge, domain, image_id))
 
 
 def _purge(domain: image.Domain, image_id: ids.ImageId, task: tasks.Task) -> bool:
@@ -125,7 +120,3 @@ def teardown(
     with services.locks.hold(locks.shared(domain_id), title="teardownImage"):
         services.domains.find(domain_id)
         preparation.unlink(services.repository, domain_id, image_id)
-
-
-def _to_change(domain_id: ids.DomainId, image_id: ids.ImageId) -> tuple[locks.Lock, locks.Lock]:
-    return locks.shared(domain_id), locks.exclusive(locks.image_name(image_id, domain_id))

@@ -4,6 +4,7 @@ import functools
 
 from storage import creation, errors, ids, image, locks, qemuimg, tasks, volume, volume_metadata
 from storage import services as storage_services
+from storage.hsm import access
 
 Services = storage_services.Services
 
@@ -34,8 +35,7 @@ def create(
         source_image: image of the parent; blank: the same image.
         source_volume: the parent; blank: none.
     """
-    domain = writable_domain(services, pool_id, domain_id)
-    refuse_blank(imageID=image_id, volumeID=volume_id)
+    access.refuse_blank(imageID=image_id, volumeID=volume_id)
     request = creation.Request(
         image=image_id,
         volume=volume_id,
@@ -49,38 +49,15 @@ def create(
     )
     if request.parent is None and size <= 0:
         raise errors.CreateVolumeSizeError(volume=volume_id, size=size, reason="it must be at least 1 byte")
-    wanted = [locks.exclusive(locks.image_name(each, domain_id)) for each in {image_id, request.source_image}]
-    held = services.locks.take([locks.shared(domain_id), *wanted], "createVolume")
+    domain, held = access.take(services, "createVolume", pool_id, domain_id, image_id, request.source_image)
     job = functools.partial(_create, services, domain, request)
-    store = services.repository.task_store(pool_id)
-    return {"uuid": str(services.tasks.schedule("createVolume", job, held=held, store=store))}
+    return access.scheduled(services, "createVolume", pool_id, held, job)
 
 
 def _create(services: Services, domain: image.Domain, request: creation.Request, task: tasks.Task) -> dict[str, object]:
     tool = qemuimg.QemuImg(services.settings.qemu_img, services.settings.qemu_img_timeout)
     made = creation.create(domain, request, task, tool, services.repository.root)
     return {"uuid": str(made)}
-
-
-def writable_domain(services: Services, pool_id: ids.PoolId, domain_id: ids.DomainId) -> image.Domain:
-    """The domain, after a check that this host is the pool's SPM and that disk images belong there.
-
-    Raises:
-        StoragePoolUnknown, SpmStatusError: this host must not write.
-        StorageDomainDoesNotExist, StorageDomainNotMemberOfPool: no such domain.
-        ImagesNotSupportedError: an ISO domain.
-    """
-    domain: image.Domain = services.pools.spm(pool_id).member(domain_id)
-    if (domain_class := domain.domain_class) == "Iso":
-        raise errors.ImagesNotSupportedError(domain=domain_id, domain_class=domain_class)
-    return domain
-
-
-def refuse_blank(**given: ids.ImageId | ids.VolumeId) -> None:
-    """Refuse ids that mean "none"."""
-    for name, value in given.items():
-        if value.is_blank:
-            raise errors.InvalidParameterException(name=name, reason="it must not be the blank id")
 
 
 def _format(volume_id: ids.VolumeId, code: int, *, has_parent: bool) -> str:
@@ -154,9 +131,8 @@ def set_description(
     description: str,
 ) -> None:
     """setVolumeDescription."""
-    domain = writable_domain(services, pool_id, domain_id)
     volume.check_text("description", description)
-    with services.locks.hold(*_to_change(domain_id, image_id), title="setVolumeDescription"):
+    with access.changing(services, "setVolumeDescription", pool_id, domain_id, image_id) as domain:
         volume.set_description(domain, image_id, volume_id, description)
 
 
@@ -169,10 +145,5 @@ def set_legality(
     legality: str,
 ) -> None:
     """setVolumeLegality. Nothing checks whether the mark is true."""
-    domain = writable_domain(services, pool_id, domain_id)
-    with services.locks.hold(*_to_change(domain_id, image_id), title="setVolumeLegality"):
+    with access.changing(services, "setVolumeLegality", pool_id, domain_id, image_id) as domain:
         volume.set_legality(domain, image_id, volume_id, legality)
-
-
-def _to_change(domain_id: ids.DomainId, image_id: ids.ImageId) -> tuple[locks.Lock, locks.Lock]:
-    return locks.shared(domain_id), locks.exclusive(locks.image_name(image_id, domain_id))
