@@ -120,6 +120,8 @@ def _member(found: reconcile.Finding, here: record.Record) -> tuple[str, list[st
     mine = [c for c in outcome.changes if c.volume == here.volume and c.field in (chain.PARENT, chain.BACKING)]
     if mine:
         return verdict, [f"{c.field} {c.before} -> {c.after}: {c.why}" for c in mine]
+    if here.metadata is not None and here.metadata.format == volume_metadata.RAW:
+        return verdict, ["raw, so it stands on nothing"]
     return verdict, ["header and metadata agree"]
 
 
