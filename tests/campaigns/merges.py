@@ -8,11 +8,12 @@ A run is repeated with ``--only NUMBER`` and the same seed (what QEMU does withi
 
 import argparse
 import collections
+import contextlib
 import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
@@ -81,26 +82,26 @@ def _parallel(numbers: Sequence[int], jobs: int, seed: int, directory: Path | No
 
 
 def work(queue: "Queue[scenario.Result | None]", numbers: Iterable[int], seed: int, directory: Path | None) -> None:
-    """A worker: a daemon, a pool, and one run after the other."""
+    """A worker: for each domain version a daemon, a pool, and one run after the other."""
     try:
-        with tempfile.TemporaryDirectory(prefix="vl-merges-", dir=directory) as place, started(Path(place)) as server:
-            pool = make_pool(server)
-            for number in numbers:
-                queue.put(scenario.run(pool, number, seed))
+        for version in scenario.VERSIONS:
+            mine = [number for number in numbers if scenario.version(number, seed) == version]
+            if mine:
+                with pool(version, directory) as made:
+                    for number in mine:
+                        queue.put(scenario.run(made, number, seed))
     finally:
         queue.put(None)
 
 
-def started(directory: Path) -> daemon.Daemon:
-    """A daemon with the campaign's margin."""
-    return daemon.Daemon(directory, {"storage": {"time_margin": scenario.MARGIN}})
-
-
-def make_pool(server: daemon.Daemon) -> daemon.Pool:
-    """A pool in the daemon's own directory."""
-    storage = server.directory / "storage"
-    storage.mkdir()
-    return daemon.make_pool(server, storage)
+@contextlib.contextmanager
+def pool(version: int, directory: Path | None = None) -> Iterator[daemon.Pool]:
+    """A daemon with the campaign's margin, and a pool with a domain of that version, in a new place in `directory`."""
+    with tempfile.TemporaryDirectory(prefix="vl-merges-", dir=directory) as place:
+        storage = Path(place, "storage")
+        storage.mkdir()
+        with daemon.Daemon(Path(place), {"storage": {"time_margin": scenario.MARGIN}}) as server:
+            yield daemon.make_pool(server, storage, version)
 
 
 def _tell(result: scenario.Result) -> None:

@@ -31,7 +31,7 @@ SLOWEST_COPY = 10 * 1024 * 1024
 REFUSED = 262
 _REGION = 512 * 1024 * 1024 // oracle.BLOCK  # blocks that one L2 table of a qcow2 image describes
 _STEP = 8 * 1024 * 1024 // oracle.BLOCK
-_LIVE = 6  # the step that nobody but the running guest writes to
+_LIVE = 7  # the step that nobody but the running guest writes to
 _INTERNAL = ("running", "switching", "completed")
 _ACTIVE = ("running", "ready", "marked", "lagging", "pivoting", "pivoted")
 
@@ -83,6 +83,13 @@ CELLS = [
 ]
 
 
+SCHEDULE = [*CELLS, *[Cell("internal", "switching", "qcow2")] * 4, *[Cell("active", "pivoting", "qcow2")] * 2]
+"""One turn of a campaign: every cell, and more of those where the truth changes within a millisecond."""
+
+VERSIONS = (3, 5)
+"""Domain versions; volumes of the first are qcow2 version 2, which has no zero clusters, of the second version 3."""
+
+
 @dataclasses.dataclass
 class Result:
     """What became of one run.
@@ -125,7 +132,7 @@ class Scene:
     @property
     def target(self) -> str:
         """The volume that the data was merged into."""
-        return self.image.volumes[0 if self.cell.commit == "internal" else -2]
+        return self.image.volumes[-3 if self.cell.commit == "internal" else -2]
 
     def loss(self, volume: str) -> oracle.Difference | None:
         """What a guest would miss if it were started on this volume now."""
@@ -135,7 +142,7 @@ class Scene:
 
 def run(pool: Keeper, number: int, seed: int, cell: Cell | None = None) -> Result:
     """Do one run from the beginning to the end; never raises for what goes wrong in it, but notes it as a problem."""
-    cell = cell or CELLS[number % len(CELLS)]
+    cell = cell or SCHEDULE[number % len(SCHEDULE)]
     result = Result(number, cell)
     started = time.monotonic()
     try:
@@ -149,16 +156,21 @@ def run(pool: Keeper, number: int, seed: int, cell: Cell | None = None) -> Resul
     return result
 
 
+def version(number: int, seed: int) -> int:
+    """Version of the domain that a run of a campaign wants."""
+    return random.Random(f"{seed}:{number}:version").choice(VERSIONS)
+
+
 def interrupt(pool: Keeper, cell: Cell, chance: random.Random) -> Scene:
     """Make a chain, merge and kill."""
     wide = chance.random() < 0.25
     size = (3 * _REGION if wide else 8 * _STEP) * oracle.BLOCK
-    short = cell.commit == "active" and cell.base == "raw"
-    image = pool.make_image_chain(size, [cell.base, "qcow2"] if short else [_root(cell), "qcow2", "qcow2"])
+    image = pool.make_image_chain(size, _formats(cell, chance))
     scene = Scene(cell, image, oracle.Disk(size), chance)
     layers = list(image.layers.values())
     contents = [_own_blocks(index, wide, chance) for index in range(len(layers))]
-    guest.fill(layers, contents, scene.disk)
+    zeroes = [_zeroes(contents[:index], chance) for index in range(len(layers))]
+    guest.fill(layers, contents, scene.disk, zeroes)
     live = [block for region in range(3 if wide else 1) for block in _range(region, _LIVE)][:: chance.randint(1, 3)]
     program = guest.SYSTEM if chance.random() < 0.15 else guest.STORAGE_DAEMON
     with guest.Machine(program) as machine:
@@ -174,8 +186,10 @@ def interrupt(pool: Keeper, cell: Cell, chance: random.Random) -> Scene:
     return scene
 
 
-def _root(cell: Cell) -> str:
-    return cell.base if cell.commit == "internal" else "qcow2"
+def _formats(cell: Cell, chance: random.Random) -> list[str]:
+    """Formats of the chain, root first; sometimes a volume is beneath the target, where that is no raw one."""
+    beneath = ["qcow2"] if cell.base == "qcow2" and chance.random() < 0.5 else []
+    return [*beneath, cell.base, "qcow2", *(["qcow2"] if cell.commit == "internal" else [])]
 
 
 def _range(region: int, step: int) -> range:
@@ -189,6 +203,11 @@ def _own_blocks(index: int, wide: bool, chance: random.Random) -> list[int]:
     return [block for region in range(3 if wide else 1) for block in _range(region, 2 * index)[::stride][:count]]
 
 
+def _zeroes(beneath: Sequence[Sequence[int]], chance: random.Random) -> list[int]:
+    """Blocks with data further down that a layer turns into zeroes: losing those brings old data back."""
+    return [block for blocks in beneath for block in blocks if chance.random() < 0.1]
+
+
 def _merge(pool: Keeper, scene: Scene, machine: guest.Machine, user: guest.Guest) -> None:
     """Start the merge, bring it to the moment of the kill, and return just then."""
     if scene.cell.commit == "internal":
@@ -198,25 +217,26 @@ def _merge(pool: Keeper, scene: Scene, machine: guest.Machine, user: guest.Guest
 
 
 def _merge_internal(scene: Scene, machine: guest.Machine, user: guest.Guest) -> None:
-    middle, leaf = list(scene.image.layers.values())[1:]
+    middle, leaf = list(scene.image.layers.values())[-2:]
+    top = len(scene.image.layers) - 2
     text = oracle.backing_name(middle.path)
     chance = scene.random
     user.wait_flushes(chance.randint(1, 5))
     if scene.cell.moment == "running":
-        machine.commit(1, 0, backing_text=text, speed=chance.choice([1, 2, 8]) << 20)
+        machine.commit(top, top - 1, backing_text=text, speed=chance.choice([1, 2, 8]) << 20)
         time.sleep(chance.uniform(0, 0.15))
     elif scene.cell.moment == "completed":
-        machine.commit(1, 0, backing_text=text)
+        machine.commit(top, top - 1, backing_text=text)
         machine.wait_completed()
         if chance.random() < 0.5:
             machine.dismiss()
         user.wait_flushes(chance.randint(0, 10))
     elif chance.random() < 0.7:
-        machine.commit(1, 0, backing_text=text, send=True)
+        machine.commit(top, top - 1, backing_text=text, send=True)
         guest.wait_header(leaf.path, lambda name: name == text)
         _spin(chance.choice([0, chance.uniform(0, 0.002)]))
     else:
-        machine.commit(1, 0, backing_text=text, send=True)
+        machine.commit(top, top - 1, backing_text=text, send=True)
         _spin(chance.uniform(0, 0.04))
 
 

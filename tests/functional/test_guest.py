@@ -79,7 +79,8 @@ def test_guest_reads_what_it_wrote(layers: list[guest.Layer], disk: oracle.Disk)
         machine.open_chain(layers)
         client = machine.export()
         assert client.size == SIZE
-        guest.Guest(client, disk, random.Random(1)).write([5, 700])
+        guest.Guest(client, disk, random.Random(1)).write([5, 700], zeroes=[ranges(0)[1]])
+        assert client.read(ranges(0)[1] * oracle.BLOCK, oracle.BLOCK) == bytes(oracle.BLOCK)
         for block in (5, 700, ranges(1)[3]):
             assert client.read(block * oracle.BLOCK, oracle.BLOCK) == disk.allowed(block)[0]
         client.close()

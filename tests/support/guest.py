@@ -104,12 +104,6 @@ class Machine:
             self._add(index, layer, below, read_only)
         self.chain = list(layers)
 
-    def open_alone(self, layers: Sequence[Layer]) -> None:
-        """Open each image writable and without its backing file, to put data into single layers."""
-        for index, layer in enumerate(layers):
-            self._add(index, layer, None, False)
-        self.chain = list(layers)
-
     def _add(self, index: int, layer: Layer, below: str | None, read_only: bool) -> None:
         file_node = f"layer-{index}-storage"
         storage = {"driver": "file", "node-name": file_node, "filename": str(layer.path), "discard": "unmap"}
@@ -228,10 +222,12 @@ class Guest:
         self._failure: Exception | None = None
         self.flushes = 0
 
-    def write(self, blocks: Iterable[int], *, flush: bool = True) -> None:
-        """Write blocks of new content, and flush once at the end."""
+    def write(self, blocks: Iterable[int], *, zeroes: Iterable[int] = (), flush: bool = True) -> None:
+        """Write blocks of new content and blocks of zeroes (as a request for zeroes), and flush once at the end."""
         for block in blocks:
             self._client.write(block * oracle.BLOCK, self._disk.begin(block))
+        for block in zeroes:
+            self._client.write_zeroes(block * oracle.BLOCK, len(self._disk.begin(block, zeroes=True)))
         if flush:
             self._client.flush()
             self._disk.settle()
@@ -239,6 +235,8 @@ class Guest:
 
     def start(self, blocks: Sequence[int], pause: float = 0.0005) -> None:
         """Write in the background, up to three random blocks of these before each flush, until stopped or killed.
+
+        One block in eight is made zeroes.
 
         Args:
             pause: seconds to wait after each flush.
@@ -250,7 +248,9 @@ class Guest:
     def _run(self, blocks: list[int], pause: float) -> None:
         try:
             while not self._stop.is_set():
-                self.write(self._random.choices(blocks, k=self._random.randint(1, 3)))
+                chosen = self._random.choices(blocks, k=self._random.randint(1, 3))
+                zeroes = [block for block in chosen if self._random.random() < 0.125]
+                self.write([block for block in chosen if block not in zeroes], zeroes=zeroes)
                 self._stop.wait(pause)
         except ConnectionError:
             pass  # QEMU was killed: what was under way stays pending
@@ -279,20 +279,24 @@ class Guest:
             raise self._failure
 
 
-def fill(layers: Sequence[Layer], contents: Sequence[Sequence[int]], disk: oracle.Disk) -> None:
-    """Put new content into blocks of each layer itself, root first, flushed, as if the guest had written it in turn."""
-    with Machine() as machine:
-        machine.open_alone(layers)
-        for index, blocks in enumerate(contents):
-            if not blocks:
-                continue
-            client = machine.export(index)
-            for block in blocks:
-                client.write(block * oracle.BLOCK, disk.begin(block))
-            client.flush()
-            disk.settle()
-            client.close()
-        machine.quit()
+def fill(
+    layers: Sequence[Layer],
+    contents: Sequence[Sequence[int]],
+    disk: oracle.Disk,
+    zeroes: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Put content into each layer itself, root first, flushed, as if the guest had written it in turn.
+
+    Args:
+        contents: for each layer, blocks that get new content.
+        zeroes: for each layer, blocks that are made zeroes; none by default.
+    """
+    for index, blocks in enumerate(contents):
+        with Machine() as machine:
+            machine.open_chain(layers[: index + 1])
+            user = Guest(machine.export(), disk, random.Random(0))
+            user.write(blocks, zeroes=zeroes[index] if zeroes else ())
+            machine.quit()
 
 
 def wait_header(image: Path, condition: Callable[[str | None], bool], timeout: float = 20.0) -> None:

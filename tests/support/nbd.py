@@ -11,7 +11,7 @@ from pathlib import Path
 
 _OPTION_GO = 7
 _REPLY_ACK, _REPLY_INFO = 1, 3
-_READ, _WRITE, _DISCONNECT, _FLUSH = 0, 1, 2, 3
+_READ, _WRITE, _DISCONNECT, _FLUSH, _WRITE_ZEROES = 0, 1, 2, 3, 6
 
 
 class Failed(OSError):
@@ -62,6 +62,10 @@ class Client:
     def write(self, offset: int, data: bytes) -> None:
         """Write at a byte offset. Not durable until `flush` has returned."""
         self._request(_WRITE, offset, len(data), data)
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        """Make a range read as zeroes, without sending any. Not durable until `flush` has returned."""
+        self._request(_WRITE_ZEROES, offset, length)
 
     def flush(self) -> None:
         """Make every finished write durable."""

@@ -42,11 +42,12 @@ class Disk:
         self.pending: dict[int, list[int]] = {}
         self._serial = 0
 
-    def begin(self, block: int) -> bytes:
-        """Note a write that is about to be sent, and give its content."""
+    def begin(self, block: int, *, zeroes: bool = False) -> bytes:
+        """Note a write that is about to be sent, and give its content: new, or zeroes."""
         self._serial += 1
-        self.pending.setdefault(block, []).append(self._serial)
-        return pattern(self._serial)
+        serial = 0 if zeroes else self._serial
+        self.pending.setdefault(block, []).append(serial)
+        return pattern(serial)
 
     def settle(self) -> None:
         """Note that a flush has returned."""
