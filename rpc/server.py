@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rpc import bridge as bridges
-from rpc import connection, jsonrpc, xmlrpc
+from rpc import bridge as bridges, connection, jsonrpc, xmlrpc
 
 log = logging.getLogger(__name__)
 

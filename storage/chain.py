@@ -6,9 +6,10 @@ volume should have and lists differences only, so a second plan after the change
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from storage import errors, evidence, ids, leaf, record, volume_metadata, walk
+from storage import errors, evidence, ids, leaf, record, walk
+from storage.volumes import volume_metadata
 
 PARENT, LEGALITY, VOLTYPE, BACKING = "parent", "legality", "voltype", "backing"
 
@@ -119,17 +120,48 @@ def _outcome(
                 kept.append((volume, f"{step.volume} would not read the same without it ({told})"))
             else:
                 dropped.append((volume, f"{step.volume} reads the same without it ({told})"))
+    rest = _rest(records, {volume for volume, _ in dropped}, steps)
+    needed = {volume for volume, _ in dropped if volume in rest or leaf.standing_on(rest, volume)}
     return Chain(
         volumes=tuple(step.volume for step in reversed(steps)),
-        changes=tuple([*_headers(records, steps), *_metadata(records, left, verdict, steps)]),
-        dropped=tuple(dropped),
+        changes=_changes(records, rest, [volume for volume in left if volume not in needed], verdict, steps),
+        dropped=tuple((volume, why) for volume, why in dropped if volume not in needed),
         kept=tuple(kept),
         reason=verdict.reason if verdict.decided else "",
     )
 
 
+def _rest(records: walk.Records, gone: Collection[ids.VolumeId], steps: Sequence[walk.Step]) -> walk.Records:
+    """The volumes that are not taken out of this chain, those of the chain standing where they will stand."""
+    rest = {volume: here for volume, here in records.items() if volume not in gone}
+    for step in steps:
+        rest[step.volume] = here = records[step.volume]
+        if here.settled and here.metadata is not None:
+            parent = step.parent or ids.VolumeId(ids.BLANK)
+            metadata = dataclasses.replace(here.metadata, parent=parent)
+            rest[step.volume] = dataclasses.replace(here, link=step.parent, metadata=metadata)
+    return rest
+
+
+def _changes(
+    records: walk.Records,
+    rest: walk.Records,
+    left: Sequence[ids.VolumeId],
+    verdict: leaf.Verdict,
+    steps: Sequence[walk.Step],
+) -> tuple[Change, ...]:
+    """All changes in the order that a crash may cut short anywhere: see `repair`."""
+    headers = list(_headers(records, steps))
+    metadata = list(_metadata(records, rest, verdict, steps))
+    first: list[Change] = []
+    if headers and verdict.decided:
+        first = [c for c in metadata if (c.volume, c.field, c.after) == (verdict.leaf, LEGALITY, volume_metadata.LEGAL)]
+        first = []
+    return (*first, *headers, *(c for c in metadata if c not in first), *_marks(records, left, verdict))
+
+
 def _headers(records: walk.Records, steps: Sequence[walk.Step]) -> Iterable[Change]:
-    """Header changes come first: each makes one child read again what it read before its merge began."""
+    """Each of these makes one child read again what it read before its merge began."""
     for step in steps:
         if step.restored and step.parent is not None:
             before = records[step.volume].link or ids.BLANK
@@ -138,14 +170,9 @@ def _headers(records: walk.Records, steps: Sequence[walk.Step]) -> Iterable[Chan
 
 
 def _metadata(
-    records: walk.Records, left: Sequence[ids.VolumeId], verdict: leaf.Verdict, steps: Sequence[walk.Step]
+    records: walk.Records, rest: walk.Records, verdict: leaf.Verdict, steps: Sequence[walk.Step]
 ) -> Iterable[Change]:
-    """Metadata changes, those of dropped volumes first, then root to leaf: the leaf's change is what commits."""
-    for volume in left:
-        yield from _wanted(records[volume], legality=volume_metadata.ILLEGAL, why=verdict.reason)
-        yield from _wanted(records[volume], voltype=volume_metadata.INTERNAL, why="dropped from the chain")
-    gone = {*left, *(v for step in steps if not step.restored for v in step.skipped)}
-    rest = {volume: known for volume, known in records.items() if volume not in gone}
+    """Metadata changes of the chain, root to leaf."""
     for step in reversed(steps):
         here = records[step.volume]
         if not here.settled:
@@ -158,6 +185,13 @@ def _metadata(
             yield from _wanted(here, legality=volume_metadata.LEGAL, why=why)
         voltype = volume_metadata.INTERNAL if leads else volume_metadata.LEAF
         yield from _wanted(here, voltype=voltype, why="a volume stands on it" if leads else "no volume stands on it")
+
+
+def _marks(records: walk.Records, left: Sequence[ids.VolumeId], verdict: leaf.Verdict) -> Iterable[Change]:
+    """What says for good that volumes were dropped from the top."""
+    for volume in left:
+        yield from _wanted(records[volume], legality=volume_metadata.ILLEGAL, why=verdict.reason)
+        yield from _wanted(records[volume], voltype=volume_metadata.INTERNAL, why="dropped from the chain")
 
 
 def _wanted(here: record.Record, *, why: str, **values: str) -> Iterable[Change]:

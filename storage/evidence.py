@@ -40,8 +40,8 @@ class Answer:
     """What the images themselves say to a question.
 
     Attributes:
-        covered: whether the target itself holds every cluster that counts, read from allocation tables; None when the
-            target is raw, which has no tables.
+        covered: whether the target itself holds every cluster that counts, read from allocation tables, or reads the
+            same where it does not; None when its tables cannot tell: it is raw, or forgets what it was given.
         same: whether all bytes that count are equal; None when they were not all compared.
         common: the same, looking only at what the target holds itself.
         held: bytes of guest disk that count.
@@ -61,7 +61,11 @@ class Answer:
         """The evidence in one sentence."""
         if self.held == 0:
             return "it holds nothing that counts"
-        coverage = {True: "all of it held by the target", False: "not all of it held by the target", None: "target raw"}
+        coverage = {
+            True: "all of it held by the target",
+            False: "not all of it held by the target",
+            None: "which the target has no tables to tell",
+        }
         equal = {True: "all bytes equal", False: "bytes differ", None: "bytes not all compared"}
         parts = [f"{self.held} bytes held, {coverage[self.covered]}", f"{self.compared} compared, {equal[self.same]}"]
         return "; ".join([*parts, *([self.note] if self.note else [])])

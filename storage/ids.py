@@ -21,7 +21,7 @@ def is_id(text: str) -> bool:
     return _SYNTAX.fullmatch(text) is not None
 
 
-class _Id(str):
+class Id(str):
     """A checked id.
 
     Raises:
@@ -47,26 +47,26 @@ class _Id(str):
         return self == BLANK
 
 
-class PoolId(_Id):
+class PoolId(Id):
     __slots__ = ()
     kind = "pool id"
 
 
-class DomainId(_Id):
+class DomainId(Id):
     __slots__ = ()
     kind = "domain id"
 
 
-class ImageId(_Id):
+class ImageId(Id):
     __slots__ = ()
     kind = "image id"
 
 
-class VolumeId(_Id):
+class VolumeId(Id):
     __slots__ = ()
     kind = "volume id"
 
 
-class TaskId(_Id):
+class TaskId(Id):
     __slots__ = ()
     kind = "task id"

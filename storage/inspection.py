@@ -11,8 +11,12 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from storage import errors, files, ids, imagelock, qcow2, record, volume_metadata
-from storage import image as image_files
+from storage import errors, files, ids, record
+from storage.qemu import imagelock, qcow2
+from storage.volumes import image as image_files, volume_metadata
+
+NEVER = 1 << 63
+"""Nanoseconds: later than anything, for a time that could not be read."""
 
 _FORMATS = {volume_metadata.COW: "qcow2", volume_metadata.RAW: "raw"}
 
@@ -43,8 +47,11 @@ def look(directory: Path, image: ids.ImageId, domain: ids.DomainId) -> Sight:
     Raises:
         ImageDoesNotExistInSD: there is no such directory.
         ImagePathError: it cannot be read.
+        ImageValidationError: it is a symbolic link, or something else.
     """
     try:
+        if not stat.S_ISDIR(os.lstat(directory).st_mode):
+            raise errors.ImageValidationError(object=f"image {image}", reason="it is not a directory")
         volumes = _volumes(files.names(directory))
     except FileNotFoundError:
         raise errors.ImageDoesNotExistInSD(image=image, domain=domain) from None
@@ -70,12 +77,15 @@ class _File:
     inode: int = 0
     header: qcow2.Header | None = None
     fault: record.Fault | None = None
+    gone: bool = False
 
 
 def _read(directory: Path, volume: ids.VolumeId, image: ids.ImageId) -> record.Record:
-    metadata, faults = _metadata(directory / f"{volume}{image_files.META_SUFFIX}", volume, image)
-    found = _file(directory / volume, volume, metadata is not None and metadata.format == volume_metadata.COW)
-    if found.fault is not None:
+    path = directory / f"{volume}{image_files.META_SUFFIX}"
+    metadata, faults = _metadata(path, volume, image)
+    # Without metadata the format is not known: then a header is read for its link alone, and proves nothing.
+    found = _file(directory / volume, volume, metadata is None or metadata.format == volume_metadata.COW)
+    if found.fault is not None and not (metadata is None and found.fault.name == "header-unreadable"):
         faults.append(found.fault)
     text = backing_format = None
     if found.header is not None:
@@ -89,10 +99,12 @@ def _read(directory: Path, volume: ids.VolumeId, image: ids.ImageId) -> record.R
         text=text,
         backing_format=backing_format,
         faults=tuple(faults),
+        gone=found.gone,
         size=found.size,
         allocated=found.allocated,
         mtime_ns=found.mtime_ns,
         inode=found.inode,
+        marked_ns=_marked(path, metadata),
     )
 
 
@@ -115,12 +127,22 @@ def _metadata(
     return metadata, faults
 
 
+def _marked(path: Path, metadata: volume_metadata.VolumeMetadata | None) -> int:
+    """When an ILLEGAL volume got its mark, or its record was last written for another reason."""
+    if metadata is None or metadata.legality != volume_metadata.ILLEGAL:
+        return 0
+    try:
+        return os.lstat(path).st_mtime_ns
+    except OSError:
+        return NEVER
+
+
 def _file(path: Path, volume: ids.VolumeId, is_qcow2: bool) -> _File:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else str(error.strerror)
-        return _File(fault=record.data_fault(volume, reason))
+        return _File(fault=record.data_fault(volume, reason), gone=error.errno == errno.ENOENT)
     header = fault = None
     try:
         info = os.fstat(fd)

@@ -14,7 +14,8 @@ from typing import Any
 from storage import chain, errors, files, ids
 
 ENTRIES = 50
-READ_LIMIT = 4 << 20
+READ_LIMIT = 32 << 20
+"""Bytes; more than one repair of the longest chain takes, records of vdsm 3.5 with their long descriptions included."""
 
 
 def path_of(domain_path: Path, image: ids.ImageId) -> Path:
@@ -32,7 +33,7 @@ def entries(path: Path) -> list[dict[str, Any]]:
         return list(json.loads(files.read(path, READ_LIMIT))["entries"])
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"move it away to go on: {error}"
         raise errors.ImageValidationError(object=f"journal {path.name}", reason=reason) from error
 
@@ -56,5 +57,7 @@ def write(
         "metadata": {volume: {"before": before, "after": after} for volume, (before, after) in metadata.items()},
     }
     kept = [*entries(path), entry][-ENTRIES:]
+    while len(data := json.dumps({"version": 1, "entries": kept}, indent=1).encode()) > READ_LIMIT and len(kept) > 1:
+        del kept[0]
     files.make_directory(path.parent)
-    files.replace(path, json.dumps({"version": 1, "entries": kept}, indent=1).encode())
+    files.replace(path, data)

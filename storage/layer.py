@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from storage import allocation, qcow2
+from storage.qemu import allocation, qcow2
 
 DATA, ZERO, COMPRESSED, NOTHING = "data", "zero", "compressed", "nothing"
 
@@ -77,9 +77,13 @@ class Layer:
         return self._header.virtual_size if self._header else self.file_size
 
     @property
-    def has_tables(self) -> bool:
-        """Whether what it holds is known from tables; a raw volume simply holds its whole length."""
-        return self._header is not None
+    def forgets(self) -> bool:
+        """Whether it may hold less than it was once given, so that what it lacks proves nothing.
+
+        Raw has no tables. A version 2 image has no mark for zeros: where nothing stands beneath it, qemu drops a
+        cluster when the guest discards it or writes zeros to it.
+        """
+        return self._header is None or (self._header.version == 2 and self._header.backing_name is None)
 
     def _find_held(self, l2_limit: int) -> allocation.Allocation:
         if self._header is None:
@@ -175,7 +179,9 @@ class Layer:
         where = piece.where & ((1 << shift) - 1)
         sectors = (piece.where & (_COMPRESSED - 1)) >> shift
         stored = os.pread(self._fd, (sectors + 1) * 512 - where % 512, where)
-        plain = zlib.decompressobj(-12).decompress(stored, cluster).ljust(cluster, b"\0")
+        plain = zlib.decompressobj(-12).decompress(stored, cluster)
+        if len(plain) < cluster:
+            raise Unreadable(f"guest byte {piece.start}: compressed cluster is cut off")
         first = piece.start % cluster
         return plain[first : first + piece.end - piece.start]
 

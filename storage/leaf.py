@@ -6,19 +6,25 @@ Headers say nothing: the leaf's names the parent in both cases. What remains:
 
 1. equal bytes: both read the same, so the parent (it is what the merge was for) loses nothing;
 2. not covered, the parent lacks clusters of the leaf: the copy was never complete, so the leaf. Except when the parent
-   was written clearly later *and* differs where it does hold data: after a pivot a guest's discards can take clusters
-   away from a parent that has no backing file, so that contradicts itself;
+   was written clearly later *and* differs where it does hold data, which contradicts itself;
 3. covered, but different: whoever was written later, by a clear margin. The last of a copy may be written long after
    the guest's last write, so the margin for the parent grows with what the leaf holds (`DRAIN_RATE`);
 4. anything else: nobody can know. Both are named and nothing is changed.
+
+Times can be lost: a guest's flush makes its data durable, but not the time of the write, so a host that loses power
+takes the times of the last writes back, to whatever they were before (seen on ext4: by any amount). What was durable
+at the mark, though, has its right time. So where the host was started since, a file counts as written last only if
+that was clearly after the mark.
 
 The merge may also have gone further down than one volume. If any volume below the parent was written after it, that
 one is examined too, and a contradiction is never resolved by guessing.
 """
 
 import dataclasses
+from collections.abc import Callable
 
-from storage import evidence, ids, record, volume_metadata, walk
+from storage import evidence, ids, record, walk
+from storage.volumes import volume_metadata
 
 DRAIN_RATE = 10 * 1024 * 1024
 """Bytes a second that a merge copies at the very least; slower than any storage a guest could live on."""
@@ -79,46 +85,45 @@ def _settle(records: walk.Records, leaf: ids.VolumeId, answers: walk.Answers, bo
         return Verdict(leaf, (leaf,), "marked ILLEGAL, but a template beneath it takes no merges")
     if needed := standing_on(records, leaf):
         return Verdict(leaf, (leaf,), f"marked ILLEGAL, but volume {needed[0]} stands on it")
-    if already_dropped(here, beneath):
+    if already_dropped(records, here, beneath):
         return Verdict(parent, (leaf, parent), "dropped before: its parent is the leaf since then")
     upper = (leaf, *walk.skipped(records, here))
-    verdict = _weigh(here, beneath, _answer(records, answers, upper, parent, bounds), bounds.margin)
+    verdict = _weigh(here, beneath, _answer(records, answers, upper, parent, bounds), bounds)
     return _further(records, here, beneath, answers, bounds) or verdict
 
 
 def standing_on(records: walk.Records, volume: ids.VolumeId) -> list[ids.VolumeId]:
-    """Volumes whose header (or metadata, where no header names anything) names `volume` and that lead to a leaf.
+    """Volumes whose header or metadata names `volume` and that lead to a leaf.
 
-    A leaf counts whatever its mark says: somebody may still find out that it holds the guest's last writes. What an
-    earlier repair or an earlier merge left behind is no leaf and leads to none.
+    A leaf counts whatever its mark says: somebody may still find out that it holds the guest's last writes. So does a
+    volume of which nothing is known but its header. What an earlier repair, an earlier merge or an unfinished deletion
+    left behind is no leaf and leads to none.
     """
     beneath = walk.headers(records, volume)
     rest = [r for r in records.values() if r.volume not in beneath]
-    children = [r for r in rest if volume in (r.link, None if r.link else r.parent)]
-    return sorted(r.volume for r in children if _leads_to_leaf(records, r, {volume}))
+    return sorted(r.volume for r in rest if volume in (r.link, r.parent) and _leads_to_leaf(records, r, {volume}))
 
 
 def _leads_to_leaf(records: walk.Records, here: record.Record, seen: set[ids.VolumeId]) -> bool:
-    if here.volume in seen or here.metadata is None or not here.own:
+    if here.volume in seen or here.half_deleted:
         return False
-    if here.metadata.voltype == volume_metadata.LEAF:
+    if here.metadata is None or here.metadata.voltype == volume_metadata.LEAF:
         return True
-    above = [r for r in records.values() if r.link == here.volume]
+    above = [r for r in records.values() if here.volume in (r.link, r.parent)]
     return any(_leads_to_leaf(records, r, seen | {here.volume}) for r in above)
 
 
-def already_dropped(here: record.Record, beneath: record.Record) -> bool:
-    """Whether an earlier repair has settled it: only that makes the parent LEAF and LEGAL and the dropped one not LEAF.
+def already_dropped(records: walk.Records, here: record.Record, beneath: record.Record) -> bool:
+    """Whether an earlier repair has settled it: only that leaves a marked volume that is no leaf on a parent that is.
 
-    A guest may have run on the parent since, so the bytes must not be asked again.
+    The parent may have got another volume on top since, whose making needs a settled parent. A guest may have run on
+    either, so the bytes must not be asked again.
     """
-    return (
-        here.metadata is not None
-        and beneath.metadata is not None
-        and here.metadata.voltype != volume_metadata.LEAF
-        and beneath.metadata.voltype == volume_metadata.LEAF
-        and not beneath.illegal
-    )
+    if here.metadata is None or beneath.metadata is None or here.metadata.voltype == volume_metadata.LEAF:
+        return False
+    if beneath.metadata.voltype == volume_metadata.LEAF:
+        return True
+    return bool(standing_on({v: r for v, r in records.items() if v != here.volume}, beneath.volume))
 
 
 def _answer(
@@ -135,25 +140,36 @@ def _answer(
     return answers[question]
 
 
-def _weigh(here: record.Record, beneath: record.Record, answer: evidence.Answer, margin: float) -> Verdict:
+def _weigh(here: record.Record, beneath: record.Record, answer: evidence.Answer, bounds: walk.Bounds) -> Verdict:
     both = (here.volume, beneath.volume)
     told = answer.told()
     later = (beneath.mtime_ns - here.mtime_ns) / _SECOND
-    clearly_later = later > margin + answer.held / DRAIN_RATE
+    after_mark = _after_mark(here, beneath, bounds)
+    parent_later = later > bounds.margin + answer.held / DRAIN_RATE and after_mark(beneath)
     if answer.same:
         return Verdict(beneath.volume, both, f"the parent reads the same ({told})")
     if answer.covered is False:
-        if not clearly_later or answer.common:
+        if not parent_later or answer.common:
             return Verdict(here.volume, both, f"its parent lacks data that it holds ({told})")
         reason = f"the parent lacks data of the leaf, yet differs and was written {later:.3f} s later ({told})"
         return Verdict(None, both, reason)
     if answer.same is None:
         return Verdict(None, both, f"bytes had to be compared and were not all compared ({told})")
-    if clearly_later:
+    if parent_later:
         return Verdict(beneath.volume, both, f"its parent was written {later:.3f} s later ({told})")
-    if -later > margin:
+    if -later > bounds.margin and after_mark(here):
         return Verdict(here.volume, both, f"it was written {-later:.3f} s later than its parent ({told})")
-    return Verdict(None, both, f"the bytes differ and the last writes lie {abs(later):.3f} s apart ({told})")
+    reason = f"the bytes differ and the last writes lie {abs(later):.3f} s apart"
+    if abs(later) > bounds.margin and not after_mark(max(here, beneath, key=lambda r: r.mtime_ns)):
+        reason += ", which a loss of power can feign"
+    return Verdict(None, both, f"{reason} ({told})")
+
+
+def _after_mark(here: record.Record, beneath: record.Record, bounds: walk.Bounds) -> Callable[[record.Record], bool]:
+    """Whether a file was clearly written after the leaf was marked; always true while no times can have been lost."""
+    if max(here.mtime_ns, beneath.mtime_ns) / _SECOND >= bounds.started:
+        return lambda written: True
+    return lambda written: (written.mtime_ns - here.marked_ns) / _SECOND > bounds.margin
 
 
 def _further(

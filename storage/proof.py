@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from storage import allocation, evidence, ids, layer, volume_metadata, walk
+from storage import evidence, ids, layer, walk
+from storage.qemu import allocation
+from storage.volumes import volume_metadata
 
 CHUNK = 1 << 20
 
@@ -94,10 +96,13 @@ def _open(
 def _compare(
     old: Sequence[layer.Layer], new: Sequence[layer.Layer], child: layer.Layer | None, effort: Effort
 ) -> evidence.Answer:
-    counts = _differing(old, new).minus(child.held if child else allocation.Allocation(), (child or old[0]).size)
+    disk = (child or old[0]).size
+    counts = _differing(old, new, disk).minus(child.held if child else allocation.Allocation(), disk)
     lacking = counts.minus(new[0].held if new else allocation.Allocation())
     common = counts.minus(lacking)
-    covered = None if new and not new[0].has_tables else not lacking
+    if child is None and (not new or new[0].size < disk):
+        # A merge makes its target as large as the leaf before it copies anything.
+        return evidence.Answer(False, False, None, counts.bytes, note="the target's disk is smaller")
     count = _Count(counts.bytes)
     note, lacks_same, common_same = "", None, None
     try:
@@ -108,16 +113,36 @@ def _compare(
         note = note or "the time allowed ran out"
     except layer.Unreadable as error:
         note = note or str(error)
+    covered = None if new and new[0].forgets else _covered(lacking, lacks_same, old)
     return evidence.Answer(covered, _both(lacks_same, common_same), common_same, count.total, count.done, note)
 
 
-def _differing(old: Sequence[layer.Layer], new: Sequence[layer.Layer]) -> allocation.Allocation:
-    """All that is held above the volumes that both stacks end in; elsewhere they cannot differ."""
+def _covered(lacking: allocation.Allocation, same: bool | None, old: Sequence[layer.Layer]) -> bool | None:
+    """Whether the target was given everything, judged by what it lacks and whether that reads the same.
+
+    A merge writes no zeros where the target reads zeros anyway, so lacking those proves nothing by itself.
+    """
+    if not lacking or same is not None:
+        return not lacking or same
+    zeros = allocation.Allocation(pair for each in old for pair in each.held.zeros.ranges)
+    return False if lacking.minus(zeros) else None
+
+
+def _differing(old: Sequence[layer.Layer], new: Sequence[layer.Layer], disk: int) -> allocation.Allocation:
+    """All that is held above the volumes that both stacks end in; elsewhere they cannot differ.
+
+    Except behind the end of a shorter volume, which hides what the volumes beneath hold there.
+    """
     shared = 0
     while shared < min(len(old), len(new)) and old[-1 - shared] is new[-1 - shared]:
         shared += 1
     apart = (*old[: len(old) - shared], *new[: len(new) - shared])
-    return allocation.Allocation(pair for each in apart for pair in each.held.ranges)
+    ranges = [pair for each in apart for pair in each.held.ranges]
+    shortest = min((each.size for each in apart), default=disk)
+    if shortest < disk:
+        below = old[len(old) - shared :]
+        ranges += [(max(start, shortest), end) for each in below for start, end in each.held.ranges if end > shortest]
+    return allocation.Allocation(ranges)
 
 
 def _both(first: bool | None, second: bool | None) -> bool | None:

@@ -5,22 +5,11 @@ while the plan depends on it, so a healthy chain costs two small reads a volume 
 """
 
 import dataclasses
+import time
 
-from storage import (
-    chain,
-    errors,
-    evidence,
-    ids,
-    inspection,
-    proof,
-    qemuimg,
-    record,
-    repair,
-    settings,
-    verdicts,
-    walk,
-)
-from storage import image as image_files
+from storage import chain, errors, evidence, ids, inspection, proof, record, repair, settings, verdicts, walk
+from storage.qemu import qemuimg
+from storage.volumes import image as image_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +22,7 @@ class Finding:
         chain: what it means.
         answers: the evidence asked for on the way.
         in_use: volumes that a live process has open; then nothing was proved, for the bytes move.
+        related: every volume that header or metadata lead to from the leaf.
     """
 
     leaf: ids.VolumeId
@@ -40,6 +30,7 @@ class Finding:
     chain: chain.Chain
     answers: walk.Answers
     in_use: tuple[ids.VolumeId, ...]
+    related: tuple[ids.VolumeId, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +55,7 @@ def examine(
     """
     sight = inspection.look(where.image_directory(image), image, where.id)
     top = _leaf(sight, leaf)
-    related = _related(sight.records, top)
+    related = tuple(_related(sight.records, top))
     try:
         in_use = tuple(inspection.in_use(sight, related))
     except OSError as error:
@@ -79,7 +70,7 @@ def examine(
         answers[question] = kept.get(question) or proof.answer(
             question, sight.records, sight.paths, effort, rules.settings.l2_limit
         )
-    return Finding(top, sight, plan, answers, in_use)
+    return Finding(top, sight, plan, answers, in_use, related)
 
 
 def reconcile(
@@ -91,7 +82,7 @@ def reconcile(
         what was found and has been written; a second call finds the same chain and no changes.
 
     Raises:
-        VolumeIsBusy: a live process has the chain open. Nothing is changed.
+        VolumeIsBusy: a live process has the chain open. Nothing is changed, unless it came while headers were changed.
         ImageIsNotLegalChain and the errors of the faults in `record`: there is no safe outcome. Nothing is changed.
     """
     found = examine(where, image, leaf, rules, proof.Effort.seconds(rules.settings.prove_seconds))
@@ -101,7 +92,8 @@ def reconcile(
         raise found.chain.fault.raised(image)
     if found.chain.changes:
         repair.confirm(found.sight, _concerned(found), tool)
-        repair.unchanged(found.sight, where)
+        repair.flush(found.sight, _relied_on(found))
+        repair.unchanged(found.sight, where, found.related)
         repair.carry_out(found.sight, where, found.leaf, found.chain.changes, tool)
     return found
 
@@ -113,13 +105,19 @@ def prove(
     found = examine(where, image, leaf, rules, effort)
     if found.in_use:
         raise errors.VolumeIsBusy(volume=found.in_use[0], reason="a live process has it open; stop the VM first")
+    repair.flush(found.sight, _relied_on(found))
     verdicts.save(verdicts.path_of(where.path, image), found.sight, found.answers)
     return found
 
 
 def _plan(sight: inspection.Sight, top: ids.VolumeId, answers: walk.Answers, rules: Rules) -> chain.Chain:
-    bounds = walk.Bounds(rules.settings.time_margin, rules.settings.chain_limit)
+    bounds = walk.Bounds(rules.settings.time_margin, rules.settings.chain_limit, _started())
     return chain.plan(sight.records, top, answers, bounds, rules.chosen)
+
+
+def _started() -> float:
+    """When this host was started, seconds since the epoch."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _leaf(sight: inspection.Sight, leaf: ids.VolumeId | None) -> ids.VolumeId:
@@ -155,6 +153,11 @@ def _concerned(found: Finding) -> list[ids.VolumeId]:
     moved = [volume for volume, _ in (*found.chain.dropped, *found.chain.kept)]
     asked = [volume for question in found.answers for volume in (question.child, question.target) if volume]
     return [volume for volume in dict.fromkeys((*changed, *moved, *asked)) if volume in found.sight.records]
+
+
+def _relied_on(found: Finding) -> list[ids.VolumeId]:
+    """Volumes that have to hold what they were found to hold, once others are dropped."""
+    return [v for question in found.answers for v in (*question.below, question.child) if v is not None]
 
 
 def _moving(top: ids.VolumeId, in_use: tuple[ids.VolumeId, ...]) -> record.Fault:

@@ -8,7 +8,9 @@ would see anything else.
 import dataclasses
 import re
 
-from storage import errors, ids, qcow2, volume_metadata
+from storage import errors, ids
+from storage.qemu import qcow2
+from storage.volumes import volume_metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +50,12 @@ class Record:
         text: that backing name as it is written, for people.
         backing_format: format of the backing volume as the header states it, ``qcow2`` or ``raw``.
         faults: what is wrong with this volume by itself.
-        size: length of the data file in bytes; allocated: bytes it takes on the storage.
+        gone: there is no data file.
+        size: length of the data file in bytes.
+        allocated: bytes it takes on the storage, which may change without a write.
         mtime_ns: when the data file was last written, nanoseconds since the epoch.
         inode: of the data file.
+        marked_ns: when the metadata of an ILLEGAL volume was last written, nanoseconds since the epoch.
     """
 
     volume: ids.VolumeId
@@ -60,10 +65,12 @@ class Record:
     text: str | None = None
     backing_format: str | None = None
     faults: tuple[Fault, ...] = ()
+    gone: bool = False
     size: int = 0
-    allocated: int = 0
+    allocated: int = dataclasses.field(default=0, compare=False)
     mtime_ns: int = 0
     inode: int = 0
+    marked_ns: int = 0
 
     @property
     def parent(self) -> ids.VolumeId | None:
@@ -80,6 +87,11 @@ class Record:
     @property
     def illegal(self) -> bool:
         return self.metadata is not None and self.metadata.legality == volume_metadata.ILLEGAL
+
+    @property
+    def half_deleted(self) -> bool:
+        """Whether somebody began to delete it and the data is gone, so that nothing can stand on it any more."""
+        return self.illegal and self.gone
 
 
 _CHAIN = errors.ImageIsNotLegalChain

@@ -3,20 +3,27 @@
 Write order, and what a crash leaves:
 
 1. the journal entry; a crash after it has changed nothing yet;
-2. headers that are pointed back: each makes one child read again what it read before its merge began. A crash between
+2. where the marked leaf stays *and* headers have to be pointed back: its record, LEGAL again. Pointing back writes to
+   files whose times are evidence, so the decision has to be safe before; prepareImage still refuses such a chain;
+3. headers that are pointed back: each makes one child read again what it read before its merge began. A crash between
    two leaves some merges undone and others still to undo; each is judged by what is really beneath it, not by what the
    headers there say yet, so the rest is found again as it was;
-3. metadata of dropped volumes, then of the chain from root to leaf, one atomic write a volume. Who is the leaf is
-   decided by the leaf's own record, which comes last; until then the evidence is what it was.
+4. metadata of the chain from root to leaf, one atomic write a volume;
+5. metadata of a leaf that was dropped. Its record says when it was marked, which is evidence, so it comes last: then
+   it is settled.
 
-Whoever calls again after a crash finds the rest of the same changes and nothing else.
+Whoever calls again after a crash finds the rest of the same changes and nothing else. What the decision was read from
+is flushed before the first change: a process that was killed in a merge leaves data in the memory of the host only,
+and what was dropped may be deleted as soon as we have answered.
 """
 
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from storage import chain, errors, files, ids, image, inspection, journal, qemuimg, volume_metadata
+from storage import chain, errors, files, ids, inspection, journal
+from storage.qemu import qemuimg
+from storage.volumes import image, volume_metadata
 
 _FORMATS = {volume_metadata.COW: "qcow2", volume_metadata.RAW: "raw"}
 
@@ -43,10 +50,14 @@ def confirm(sight: inspection.Sight, volumes: Iterable[ids.VolumeId], tool: qemu
             raise errors.ImageValidationError(object=f"volume {volume}", reason=reason)
 
 
-def unchanged(before: inspection.Sight, where: image.Domain) -> None:
+def unchanged(before: inspection.Sight, where: image.Domain, volumes: Iterable[ids.VolumeId]) -> None:
     """Look again just before writing.
 
+    Args:
+        volumes: those that nobody may have open.
+
     Raises:
+        VolumeIsBusy: somebody opened one since the first look.
         OperationInProgress: something changed since the first look; nothing has been written.
     """
     after = inspection.look(before.directory, before.image, where.id)
@@ -54,6 +65,21 @@ def unchanged(before: inspection.Sight, where: image.Domain) -> None:
         moved = [v for v in before.records if after.records.get(v) != before.records[v]] or list(after.records)
         reason = f"volume {moved[0]} changed while it was examined; call again"
         raise errors.OperationInProgress(object=f"image {before.image}", reason=reason)
+    for volume in inspection.in_use(after, volumes):
+        raise errors.VolumeIsBusy(volume=volume, reason="a live process opened it; stop the VM first")
+
+
+def flush(sight: inspection.Sight, volumes: Iterable[ids.VolumeId]) -> None:
+    """Have on disk what was read of these volumes, for it may so far be in the memory of the host only.
+
+    Raises:
+        VolumeAccessError: the storage could not write it.
+    """
+    for volume in dict.fromkeys(volumes):
+        try:
+            files.sync(sight.directory / volume)
+        except OSError as error:
+            raise errors.VolumeAccessError(volume=volume, reason=error.strerror) from error
 
 
 def carry_out(
@@ -63,21 +89,24 @@ def carry_out(
     changes: Sequence[chain.Change],
     tool: qemuimg.QemuImg,
 ) -> None:
-    """Write all changes in their order.
+    """Write all changes in their order, neighbouring ones of one record at once.
 
     Raises:
         VolumeIsBusy: somebody opened a volume meanwhile; a second call finishes what was begun.
         VolumeMetadataWriteError: the storage refused a write.
+        MetaDataValidationError, MetadataOverflowError: a record cannot be written as it is. Nothing has been written.
     """
     rewritten = _rewritten(sight, where.version, changes)
-    texts = {v: (_text(sight.directory / f"{v}{image.META_SUFFIX}"), data.decode()) for v, data in rewritten.items()}
+    last = {volume: data.decode() for (volume, _), data in rewritten.items()}
+    texts = {v: (_text(sight.directory / f"{v}{image.META_SUFFIX}"), data) for v, data in last.items()}
     journal.write(journal.path_of(where.path, sight.image), leaf, changes, texts)
-    for change in changes:
-        if change.field == chain.BACKING:
-            _point_back(sight, change, tool)
-    for volume, data in rewritten.items():
+    for number, (volume, is_header, group) in enumerate(_grouped(changes)):
+        if is_header:
+            _point_back(sight, group[0], tool)
+            continue
         try:
-            files.replace(sight.directory / f"{volume}{image.META_SUFFIX}", data, image.RECORD_MODE)
+            path = sight.directory / f"{volume}{image.META_SUFFIX}"
+            files.replace(path, rewritten[volume, number], image.RECORD_MODE)
         except OSError as error:
             raise errors.VolumeMetadataWriteError(volume=volume, reason=error.strerror) from error
 
@@ -86,14 +115,23 @@ def _text(path: Path) -> str:
     return files.read(path, volume_metadata.READ_LIMIT).decode("utf-8", "replace")
 
 
-def _rewritten(sight: inspection.Sight, version: int, changes: Sequence[chain.Change]) -> dict[ids.VolumeId, bytes]:
-    """New metadata text of each volume whose record changes, in the order of the changes."""
-    written: dict[ids.VolumeId, bytes] = {}
-    only_metadata = [change for change in changes if change.field != chain.BACKING]
-    for volume, group in itertools.groupby(only_metadata, key=lambda change: change.volume):
-        metadata = sight.records[volume].metadata
-        assert metadata is not None
-        written[volume] = volume_metadata.encode(chain.apply(metadata, group), version)
+def _grouped(changes: Iterable[chain.Change]) -> list[tuple[ids.VolumeId, bool, list[chain.Change]]]:
+    """Each write with its changes: one volume's record, or one header."""
+    groups = itertools.groupby(changes, key=lambda change: (change.volume, change.field == chain.BACKING))
+    return [(volume, is_header, list(group)) for (volume, is_header), group in groups]
+
+
+def _rewritten(
+    sight: inspection.Sight, version: int, changes: Iterable[chain.Change]
+) -> dict[tuple[ids.VolumeId, int], bytes]:
+    """The record that each write of metadata leaves, by volume and number of the write."""
+    written: dict[tuple[ids.VolumeId, int], bytes] = {}
+    current = {volume: here.metadata for volume, here in sight.records.items()}
+    for number, (volume, is_header, group) in enumerate(_grouped(changes)):
+        metadata = current[volume]
+        if not is_header and metadata is not None:
+            current[volume] = changed = chain.apply(metadata, group)
+            written[volume, number] = image.encoded(changed, version, volume)
     return written
 
 

@@ -3,7 +3,11 @@
 import dataclasses
 import logging
 
-from storage import connections, domain, files, layout, locks, pool, recovery, rollback, settings, spm, taskmanager
+from storage import files, layout, locks, settings
+from storage.domains import connections, domain
+from storage.jobs import recovery, taskmanager
+from storage.pools import pool, spm
+from storage.volumes import rollback
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,8 @@
 
 One JSON file an image in ``dom_md/journal/<image>.proof`` of its domain, so that an answer survives a restart and a
 hand-over to another host. A file that cannot be read is no answer, never an error: the proof is then made again.
+Whoever keeps an answer flushes the files that it rests on first; else a loss of power could change them, and not their
+times.
 """
 
 import dataclasses
@@ -9,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from storage import evidence, files, ids, inspection, walk
+from storage import errors, evidence, files, ids, inspection, walk
 
 READ_LIMIT = 1 << 20
 
@@ -27,9 +29,9 @@ def load(path: Path, sight: inspection.Sight) -> dict[evidence.Question, evidenc
         for each in kept:
             question = _question(each["question"])
             if each["files"] == _fingerprint(sight.records, question):
-                found[question] = dataclasses.replace(evidence.Answer(**each["answer"]), remembered=True)
+                found[question] = _answer(each["answer"])
         return found
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, errors.InvalidParameterException):
         return {}
 
 
@@ -51,6 +53,13 @@ def save(path: Path, sight: inspection.Sight, answers: walk.Answers) -> None:
 def _question(kept: dict[str, Any]) -> evidence.Question:
     upper, below = (tuple(ids.VolumeId(each) for each in kept[key]) for key in ("upper", "below"))
     return evidence.Question(upper, ids.VolumeId(kept["child"]) if kept["child"] else None, below)
+
+
+def _answer(kept: dict[str, Any]) -> evidence.Answer:
+    found = evidence.Answer(**kept)
+    if any(value not in (True, False, None) for value in (found.covered, found.same, found.common)):
+        raise ValueError("neither yes nor no")
+    return dataclasses.replace(found, remembered=True)
 
 
 def _fingerprint(records: walk.Records, question: evidence.Question) -> dict[str, list[int]]:

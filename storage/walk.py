@@ -23,10 +23,13 @@ class Bounds:
     Attributes:
         margin: seconds by which one file must have been written later than another to count as evidence.
         limit: most volumes of a chain.
+        started: when this host was started, seconds since the epoch. Times from before may be those of a host that
+            lost power, which takes back the times of the last writes, but not the writes.
     """
 
     margin: float
     limit: int
+    started: float = 0.0
 
 
 class Blocked(Exception):
@@ -131,7 +134,8 @@ def skipped(records: Records, here: record.Record) -> tuple[ids.VolumeId, ...]:
     """Volumes that metadata has between a volume and what its header names, nearest first.
 
     Empty when both agree, when the header merely adds volumes, and when what metadata names is gone or stands on this
-    very volume: then nothing is left that could be put back, and the header is the only account there is.
+    very volume: then nothing is left that could be put back, and the header is the only account there is. A half
+    deleted volume cannot be put back either, but tells what it stood on.
     """
     if here.metadata is None or not here.own:
         return ()
@@ -141,7 +145,8 @@ def skipped(records: Records, here: record.Record) -> tuple[ids.VolumeId, ...]:
     while volume is not None and volume in records and volume not in known:
         if here.volume in headers(records, volume):
             break
-        found.append(volume)
+        if not records[volume].half_deleted:
+            found.append(volume)
         known.add(volume)
         volume = records[volume].parent
     return tuple(found)

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 from rpc import bridge, catalogue, server, tls
-from storage import files, layout
-from storage import services as storage_services
+from storage import files, layout, services as storage_services
 from vdsmlite import __version__, api, audit, background, config, listen, logs, notify, pidfile, signals, status
 
 log = logging.getLogger(__name__)

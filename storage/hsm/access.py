@@ -7,8 +7,9 @@ because a verb may have waited behind spmStop, and must not write any more then.
 import contextlib
 from collections.abc import Callable, Iterator
 
-from storage import errors, ids, image, locks, tasks
-from storage import services as storage_services
+from storage import errors, ids, locks, services as storage_services
+from storage.jobs import tasks
+from storage.volumes import image
 
 Services = storage_services.Services
 

@@ -4,9 +4,11 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from storage import ids, image, locks, proof, qemuimg, reconcile, report, tasks
-from storage import services as storage_services
+from storage import ids, locks, proof, reconcile, report, services as storage_services
 from storage.hsm import access
+from storage.jobs import tasks
+from storage.qemu import qemuimg
+from storage.volumes import image
 
 Services = storage_services.Services
 

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from storage import connections, errors
+from storage import errors
+from storage.domains import connections
 
 if TYPE_CHECKING:
     from storage import services as storage_services

@@ -5,18 +5,9 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from storage import (
-    clusterlock,
-    connections,
-    domain_metadata,
-    domainmaker,
-    errors,
-    ids,
-    image,
-    layout,
-    locks,
-)
-from storage import domain as storage_domain
+from storage import errors, ids, layout, locks
+from storage.domains import clusterlock, connections, domain as storage_domain, domain_metadata, domainmaker
+from storage.volumes import image
 
 if TYPE_CHECKING:
     from storage import services as storage_services

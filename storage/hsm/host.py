@@ -14,8 +14,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage import errors, hostinfo, ids, poolbackend
-from storage import pool as storage_pool
+from storage import errors, hostinfo, ids
+from storage.pools import pool as storage_pool, poolbackend
 
 if TYPE_CHECKING:
     from storage import services as storage_services

@@ -4,9 +4,10 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from storage import deletion, errors, ids, image, layout, locks, preparation, steps, tasks
-from storage import services as storage_services
+from storage import errors, ids, layout, locks, services as storage_services
 from storage.hsm import access
+from storage.jobs import tasks
+from storage.volumes import deletion, image, preparation, steps
 
 Services = storage_services.Services
 

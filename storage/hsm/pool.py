@@ -5,20 +5,10 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 
-from storage import (
-    clusterlock,
-    domain_metadata,
-    errors,
-    filedomain,
-    ids,
-    locks,
-    pool,
-    poolbackend,
-    poolmaker,
-    spm,
-    tasks,
-)
-from storage import services as storage_services
+from storage import errors, ids, locks, services as storage_services
+from storage.domains import clusterlock, domain_metadata, filedomain
+from storage.jobs import tasks
+from storage.pools import pool, poolbackend, poolmaker, spm
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """Verbs on background tasks."""
 
-from storage import errors, ids, pool, tasks
-from storage import services as storage_services
+from storage import errors, ids, services as storage_services
+from storage.jobs import tasks
+from storage.pools import pool
 
 Services = storage_services.Services
 

@@ -2,9 +2,11 @@
 
 import functools
 
-from storage import creation, errors, ids, image, locks, qemuimg, tasks, volume, volume_metadata
-from storage import services as storage_services
+from storage import errors, ids, locks, services as storage_services
 from storage.hsm import access
+from storage.jobs import tasks
+from storage.qemu import qemuimg
+from storage.volumes import creation, image, volume, volume_metadata
 
 Services = storage_services.Services
 

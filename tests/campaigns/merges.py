@@ -18,7 +18,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
 
-from tests.campaigns import scenario
+from tests.campaigns import judgement, scenario
 from tests.support import daemon, guest
 
 _COLUMNS = ("merged", "undone", "kept", "dropped", "refused", "failed")
@@ -53,10 +53,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _parallel(numbers: Sequence[int], jobs: int, seed: int, directory: Path | None) -> list[scenario.Result]:
+def _parallel(numbers: Sequence[int], jobs: int, seed: int, directory: Path | None) -> list[judgement.Result]:
     """Share the runs among processes, each with a daemon of its own; processes, since kills need exact timing."""
     context = multiprocessing.get_context("spawn")
-    queue: Queue[scenario.Result | None] = context.Queue()
+    queue: Queue[judgement.Result | None] = context.Queue()
     workers = [
         context.Process(target=work, args=(queue, list(numbers[job::jobs]), seed, directory)) for job in range(jobs)
     ]
@@ -81,7 +81,7 @@ def _parallel(numbers: Sequence[int], jobs: int, seed: int, directory: Path | No
     return sorted(results, key=lambda result: result.number)
 
 
-def work(queue: "Queue[scenario.Result | None]", numbers: Iterable[int], seed: int, directory: Path | None) -> None:
+def work(queue: "Queue[judgement.Result | None]", numbers: Iterable[int], seed: int, directory: Path | None) -> None:
     """A worker: for each domain version a daemon, a pool, and one run after the other."""
     try:
         for version in scenario.VERSIONS:
@@ -89,7 +89,7 @@ def work(queue: "Queue[scenario.Result | None]", numbers: Iterable[int], seed: i
             if mine:
                 with pool(version, directory) as made:
                     for number in mine:
-                        queue.put(scenario.run(made, number, seed))
+                        queue.put(judgement.run(made, number, seed))
     finally:
         queue.put(None)
 
@@ -104,12 +104,12 @@ def pool(version: int, directory: Path | None = None) -> Iterator[daemon.Pool]:
             yield daemon.make_pool(server, storage, version)
 
 
-def _tell(result: scenario.Result) -> None:
+def _tell(result: judgement.Result) -> None:
     for problem in result.problems:
         print(f"run {result.number}, {result.cell}: {problem}", flush=True)
 
 
-def table(results: Sequence[scenario.Result]) -> str:
+def table(results: Sequence[judgement.Result]) -> str:
     """Counts by kind of kill, and in total."""
     lines = ["", f"{'killed merge':<32}{'runs':>6}{'header':>9}{'torn':>6}{'mark':>6}" + _outcomes_head()]
     lines.append(f"{'':<32}{'':>6}{'switched':>9}{'':>6}{'lies':>6}")
@@ -135,14 +135,14 @@ def _outcomes_head() -> str:
     return "".join(f"{name:>9}" for name in _COLUMNS)
 
 
-def _row(name: str, results: Sequence[scenario.Result]) -> str:
+def _row(name: str, results: Sequence[judgement.Result]) -> str:
     outcomes = collections.Counter(result.outcome for result in results)
     counts = "".join(f"{outcomes[column] or '-':>9}" for column in _COLUMNS)
     facts = f"{_count(results, 'switched') or '-':>9}{_count(results, 'torn') or '-':>6}"
     return f"{name:<32}{len(results):>6}{facts}{_count(results, 'mark_lies') or '-':>6}{counts}"
 
 
-def _count(results: Sequence[scenario.Result], field: str) -> int:
+def _count(results: Sequence[judgement.Result], field: str) -> int:
     return sum(bool(getattr(result, field)) for result in results)
 
 

@@ -1,19 +1,15 @@
-"""One live merge that is killed, and the judgement of what the daemon makes of the remains.
+"""One live merge that is killed: what there is to merge, when it is killed, and how that is done.
 
-A run makes a volume chain through the daemon, opens it in a real QEMU, lets a guest write and flush while a
-block-commit is under way, and kills QEMU at some moment. The truth is taken before the daemon has looked: what every
-possible leaf shows, against what the guest had flushed. Then the daemon reconciles, exactly the volumes that it dropped
-are deleted, and the surviving leaf must show the guest's bytes.
+A volume chain is made through the daemon and opened in a real QEMU; a guest writes and flushes while a block-commit is
+under way, and QEMU is killed at some moment. `judgement` looks at what is left.
 
 Each layer has its data in ranges of its own (steps of 8 MiB), so that no layer hides the loss of another.
 """
 
 import dataclasses
-import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support import daemon, guest, oracle
@@ -28,7 +24,6 @@ worth something only if copying does not stand still for so long.
 SLOWEST_COPY = 10 * 1024 * 1024
 """Bytes a second. A parent counts as the later one only beyond the margin plus the time to copy the leaf at this."""
 
-REFUSED = 262
 _REGION = 512 * 1024 * 1024 // oracle.BLOCK  # blocks that one L2 table of a qcow2 image describes
 _STEP = 8 * 1024 * 1024 // oracle.BLOCK
 _LIVE = 7  # the step that nobody but the running guest writes to
@@ -91,32 +86,6 @@ VERSIONS = (3, 5)
 
 
 @dataclasses.dataclass
-class Result:
-    """What became of one run.
-
-    Attributes:
-        switched: the header above the merged volume named the base already (internal merges).
-        torn: it did, and bytes were missing there.
-        mark_lies: the leaf was ILLEGAL, and its parent lacked what the guest had flushed.
-        outcome: ``merged`` or ``undone`` (internal, header switched), ``kept`` (nothing dropped), ``dropped``
-            (the leaf), ``refused``, or ``failed``.
-        problems: everything that must not be; empty for a good run.
-    """
-
-    number: int
-    cell: Cell
-    switched: bool = False
-    torn: bool = False
-    mark_lies: bool = False
-    outcome: str = "failed"
-    problems: list[str] = dataclasses.field(default_factory=list)
-    wrong_leaf: bool = False
-    different: bool = False
-    bad_refusal: bool = False
-    seconds: float = 0.0
-
-
-@dataclasses.dataclass
 class Scene:
     """What is left after the kill: the image, and the truth."""
 
@@ -138,22 +107,6 @@ class Scene:
         """What a guest would miss if it were started on this volume now."""
         layer = self.image.layers[volume]
         return oracle.different(layer.path, layer.format, self.disk)
-
-
-def run(pool: Keeper, number: int, seed: int, cell: Cell | None = None) -> Result:
-    """Do one run from the beginning to the end; never raises for what goes wrong in it, but notes it as a problem."""
-    cell = cell or SCHEDULE[number % len(SCHEDULE)]
-    result = Result(number, cell)
-    started = time.monotonic()
-    try:
-        scene = interrupt(pool, cell, random.Random(f"{seed}:{number}"))
-        judge(pool, scene, result)
-        pool.delete_image(scene.image)
-    except Exception as error:  # a campaign of hundreds of runs must go on, and report
-        result.outcome = "failed"
-        result.problems.append(f"{type(error).__name__}: {error}")
-    result.seconds = time.monotonic() - started
-    return result
 
 
 def version(number: int, seed: int) -> int:
@@ -269,7 +222,7 @@ def _merge_active(pool: Keeper, scene: Scene, machine: guest.Machine, user: gues
         machine.wait_completed()
         user.wait_flushes(chance.randint(0, 20))
         if chance.random() < 0.5:
-            time.sleep(_window(scene) + 0.1)
+            time.sleep(window(scene) + 0.1)
             user.wait_flushes(2)
 
 
@@ -280,148 +233,6 @@ def _spin(seconds: float) -> None:
         pass
 
 
-def _window(scene: Scene) -> float:
+def window(scene: Scene) -> float:
     """Seconds by which the parent's last write must lie behind the leaf's to count as evidence."""
     return MARGIN + scene.image.layers[scene.leaf].path.stat().st_blocks * 512 / SLOWEST_COPY
-
-
-def judge(pool: Keeper, scene: Scene, result: Result) -> None:
-    """Take the truth, let the daemon decide, carry it out, and compare."""
-    image, leaf = scene.image, scene.leaf
-    right = {leaf: scene.loss(leaf) is None}
-    if scene.cell.commit == "active":
-        right[scene.target] = scene.loss(scene.target) is None
-        result.mark_lies = scene.cell.marked and not right[scene.target]
-    else:
-        named = Path(oracle.backing_name(image.layers[leaf].path) or "").name
-        result.switched = named == scene.target
-        result.torn = result.switched and not right[leaf]
-    before = oracle.fingerprint(image.directory)
-    look = pool.look(image, leaf)
-    _expect(result, oracle.fingerprint(image.directory) == before, "getVolumeChain changed something")
-    answer = pool.reconcile(image, leaf)
-    if answer["status"]["code"] == REFUSED:
-        _refused(pool, scene, result, answer, before, right)
-    elif answer["status"]["code"]:
-        result.problems.append(f"reconcileVolumeChain: {answer['status']}")
-    else:
-        _expect(result, look.get("volumes") == answer["volumes"], f"getVolumeChain foretold {look}")
-        _accepted(pool, scene, result, answer["volumes"], right)
-
-
-def _refused(
-    pool: Keeper,
-    scene: Scene,
-    result: Result,
-    answer: dict[str, Any],
-    before: dict[str, tuple[int, int, str]],
-    right: dict[str, bool],
-) -> None:
-    """A refusal is right only where nobody can know; it must name both candidates and change nothing."""
-    result.outcome = "refused"
-    image = scene.image
-    _expect(result, oracle.fingerprint(image.directory) == before, "a refusal changed something")
-    text = answer["status"]["message"]
-    named = [volume for volume in image.volumes if volume in text]
-    reasons = []
-    if not scene.cell.marked:
-        reasons.append("nothing was marked ILLEGAL")
-    elif not {scene.leaf, scene.target} <= set(named):
-        reasons.append("it does not name both candidates")
-    else:
-        apart = _apart(image, scene.leaf, scene.target)
-        if not -MARGIN <= apart <= _window(scene):
-            reasons.append(f"the last writes lie {apart:.3f} s apart")
-        if _shows(image, scene.leaf) == _shows(image, scene.target):
-            reasons.append("both candidates show the same bytes")
-    again = pool.reconcile(image, scene.leaf)["status"]
-    _expect(result, again == answer["status"], f"the second call says {again}")
-    if reasons:
-        result.bad_refusal = True
-        result.problems.append(f"refused although {'; '.join(reasons)}: {text}")
-        return
-    choice = scene.leaf if right[scene.leaf] else scene.target
-    answer = pool.reconcile(image, scene.leaf, {"leaf": choice})
-    if answer["status"]["code"]:
-        result.problems.append(f"the choice of {choice} is refused: {answer['status']}")
-        return
-    _expect(result, answer["volumes"][-1:] == [choice], "the choice was not followed")
-    _accepted(pool, scene, result, answer["volumes"], right)
-    result.outcome = "refused"
-
-
-def _accepted(pool: Keeper, scene: Scene, result: Result, volumes: Sequence[str], right: dict[str, bool]) -> None:
-    """Carry out the answer as an engine would, and compare the guest's bytes."""
-    image, leaf = scene.image, scene.leaf
-    dropped = [volume for volume in reversed(image.volumes) if volume not in volumes]
-    result.outcome = _outcome(scene, result, volumes, dropped)
-    if not volumes or list(volumes) != [volume for volume in image.volumes if volume in volumes]:
-        result.problems.append(f"{volumes} is no chain of {image.volumes}")
-        return
-    again = pool.reconcile(image, leaf)
-    _expect(result, again.get("volumes") == list(volumes), f"the second call says {again}")
-    _expect(result, not again.get("changed"), f"the second call changed something again: {again.get('changes')}")
-    if dropped:
-        pool.delete_volumes(image, dropped)
-    remaining = sorted(path.name for path in image.directory.iterdir() if path.name in image.layers)
-    _expect(result, remaining == sorted(volumes), f"{remaining} is left of {volumes}")
-    loss = scene.loss(volumes[-1])
-    if loss is not None:
-        result.wrong_leaf = any(good for volume, good in right.items() if volume != volumes[-1])
-        result.different = True
-        kind = "wrong leaf" if result.wrong_leaf else "different bytes"
-        result.problems.append(f"{kind}: {loss}; before it {right}; {_evidence(scene)}")
-    _check_records(pool, scene, result, volumes)
-
-
-def _outcome(scene: Scene, result: Result, volumes: Sequence[str], dropped: Sequence[str]) -> str:
-    if scene.leaf in dropped:
-        return "dropped"
-    if dropped:
-        return "merged"
-    return "undone" if result.switched else "kept"
-
-
-def _check_records(pool: Keeper, scene: Scene, result: Result, volumes: Sequence[str]) -> None:
-    """Header, metadata and the daemon's readiness to start a guest must all agree with the answer."""
-    image = scene.image
-    parent = daemon.BLANK
-    for volume in volumes:
-        info = pool.info(image, volume)
-        wanted = {"parent": parent, "legality": "LEGAL", "voltype": "LEAF" if volume == volumes[-1] else "INTERNAL"}
-        found = {key: info[key] for key in wanted}
-        _expect(result, found == wanted, f"{volume} has {found}, not {wanted}")
-        if image.layers[volume].format == "qcow2":
-            named = Path(oracle.backing_name(image.layers[volume].path) or daemon.BLANK).name
-            _expect(result, named == parent, f"the header of {volume} names {named}, not {parent}")
-        parent = volume
-    pool.can_start(image, volumes[-1])
-    last = pool.reconcile(image, volumes[-1])
-    _expect(result, last.get("volumes") == list(volumes), f"after the deletion: {last}")
-
-
-def _expect(result: Result, good: bool, problem: str) -> None:
-    if not good:
-        result.problems.append(problem)
-
-
-def _apart(image: daemon.Image, leaf: str, parent: str) -> float:
-    """Seconds by which the parent was written later than the leaf."""
-    times = [image.layers[volume].path.stat().st_mtime_ns for volume in (parent, leaf)]
-    return (times[0] - times[1]) / 1e9
-
-
-def _shows(image: daemon.Image, volume: str) -> str:
-    return oracle.digest(image.layers[volume].path, image.layers[volume].format)
-
-
-def _evidence(scene: Scene) -> str:
-    parts = (
-        [f"parent written {_apart(scene.image, scene.leaf, scene.target):.3f} s after the leaf"]
-        if all(layer.path.exists() for layer in scene.image.layers.values())
-        else []
-    )
-    for volume, layer in scene.image.layers.items():
-        blocks = os.stat(layer.path).st_blocks if layer.path.exists() else "deleted"
-        parts.append(f"{volume} {layer.format} {blocks}")
-    return ", ".join(parts)

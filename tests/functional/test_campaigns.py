@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns import merges, scenario
+from tests.campaigns import judgement, merges, scenario
 from tests.support import guest
 
 pytestmark = [
@@ -44,6 +44,6 @@ def test_campaign_counts_every_run(tmp_path: Path) -> None:
 def test_campaign_fails_on_any_problem_and_on_lost_runs(
     monkeypatch: pytest.MonkeyPatch, problems: list[str], runs: int, code: int
 ) -> None:
-    result = scenario.Result(0, scenario.CELLS[0], outcome="kept", problems=problems)
+    result = judgement.Result(0, scenario.CELLS[0], outcome="kept", problems=problems)
     monkeypatch.setattr(merges, "_parallel", lambda *arguments: [result])
     assert merges.main(["--runs", str(runs)]) == code

@@ -13,8 +13,7 @@ from xmlrpc import client as stdlib
 
 import pytest
 import trustme
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rpc import connection, server, tls
 from tests.support import fake_api, wire

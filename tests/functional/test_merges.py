@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns import merges, scenario
+from tests.campaigns import judgement, merges, scenario
 from tests.support import believer, daemon, guest
 
 pytestmark = [
@@ -28,7 +28,7 @@ def pools() -> Iterator[Callable[[int], daemon.Pool]]:
 
 @pytest.mark.parametrize("number", range(len(RUNS)), ids=lambda number: str(RUNS[number]).replace(" ", "-"))
 def test_killed_merge_keeps_every_flushed_byte(pools: Callable[[int], daemon.Pool], number: int) -> None:
-    result = scenario.run(pools(scenario.VERSIONS[number // 2 % 2]), number, SEED, RUNS[number])
+    result = judgement.run(pools(scenario.VERSIONS[number // 2 % 2]), number, SEED, RUNS[number])
     assert not result.problems
     if result.torn:
         assert result.outcome == "undone"
@@ -41,7 +41,7 @@ def test_believing_headers_and_marks_is_noticed(tmp_path: Path, name: str) -> No
     """The judgement must see lost bytes: here a stand-in for the daemon does what everybody does."""
     cell = next(cell for cell in scenario.CELLS if str(cell) == name)
     for number in range(20):
-        result = scenario.run(believer.Believer(tmp_path), number, SEED, cell)
+        result = judgement.run(believer.Believer(tmp_path), number, SEED, cell)
         if result.torn or result.mark_lies:
             break
         assert not result.problems
@@ -55,7 +55,7 @@ def test_believing_headers_and_marks_is_noticed(tmp_path: Path, name: str) -> No
 def test_a_refusal_without_need_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = {"status": {"code": 262, "message": "cannot be settled"}}
     monkeypatch.setattr(believer.Believer, "reconcile", lambda *arguments: refusal)
-    result = scenario.run(believer.Believer(tmp_path), 0, SEED, scenario.Cell("active", "ready", "qcow2"))
+    result = judgement.run(believer.Believer(tmp_path), 0, SEED, scenario.Cell("active", "ready", "qcow2"))
     assert result.bad_refusal and result.outcome == "refused"
 
 
@@ -65,14 +65,14 @@ def test_a_changed_directory_is_noticed(tmp_path: Path) -> None:
             (image.directory / "left-over").touch()
             return super().look(image, leaf)
 
-    result = scenario.run(Writer(tmp_path), 0, SEED, scenario.Cell("internal", "running", "qcow2"))
+    result = judgement.run(Writer(tmp_path), 0, SEED, scenario.Cell("internal", "running", "qcow2"))
     assert result.problems == ["getVolumeChain changed something"]
 
 
 def test_table_counts_what_the_results_say() -> None:
     cell = scenario.CELLS[0]
-    good = scenario.Result(0, cell, switched=True, torn=True, outcome="undone")
-    bad = scenario.Result(1, cell, outcome="merged", different=True, problems=["different bytes"])
+    good = judgement.Result(0, cell, switched=True, torn=True, outcome="undone")
+    bad = judgement.Result(1, cell, outcome="merged", different=True, problems=["different bytes"])
     text = merges.table([good, bad])
     row = next(line for line in text.splitlines() if line.startswith(str(cell)))
     assert row.split()[3:] == ["2", "1", "1", "-", "1", "1", "-", "-", "-", "-"]

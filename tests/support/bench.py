@@ -15,23 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from storage import (
-    creation,
-    deletion,
-    errors,
-    ids,
-    image,
-    imagelock,
-    layout,
-    locks,
-    qemuimg,
-    recovery,
-    rollback,
-    taskformat,
-    taskrun,
-    tasks,
-    volume_metadata,
-)
+from storage import errors, ids, layout, locks
+from storage.jobs import recovery, taskformat, taskrun, tasks
+from storage.qemu import imagelock, qemuimg
+from storage.volumes import creation, deletion, image, rollback, volume_metadata
 
 MIB = 1024 * 1024
 

@@ -9,7 +9,6 @@ Only processes started here are ever ended, each by its own handle.
 
 import contextlib
 import dataclasses
-import json
 import os
 import random
 import shutil
@@ -317,9 +316,3 @@ def wait_header(image: Path, condition: Callable[[str | None], bool], timeout: f
                         return
             if time.monotonic() > deadline:
                 raise TimeoutError("the header never changed")
-
-
-def describe(machine: Machine) -> str:
-    """The graph as QEMU sees it, one node a line, for messages of failed tests."""
-    nodes = machine.monitor.execute("query-named-block-nodes", {"flat": True})
-    return "\n".join(json.dumps({key: node.get(key) for key in ("node-name", "drv", "ro", "file")}) for node in nodes)

@@ -31,14 +31,14 @@ _STRANGERS = {
 # Module -> why it may be longer.
 _LONG_MODULES = {"storage/errors.py": "the table of the protocol's errors"}
 
-_PROGRAM_RUNNERS = {"storage/child.py", "storage/qemuimg.py"}
+_PROGRAM_RUNNERS = {"storage/qemu/child.py", "storage/qemu/qemuimg.py"}
 _FORKERS = {"vdsmlite/background.py"}
 _FILE_CHANGERS = {"storage/files.py"}
 # Where a call that looks like a change of files is none, or is not storage's business.
 _EXCUSED = {
     ("vdsmlite/background.py", "os.write"): "to a pipe",
     ("vdsmlite/logs.py", "open"): "a log file",
-    ("storage/pool.py", "unlink"): "a method of a pool, which asks files",
+    ("storage/pools/pool.py", "unlink"): "a method of a pool, which asks files",
 }
 
 _OS_CHANGES = frozenset(

@@ -8,7 +8,8 @@ import dataclasses
 import uuid
 from collections.abc import Iterable
 
-from storage import chain, evidence, ids, record, volume_metadata, walk
+from storage import chain, evidence, ids, record, walk
+from storage.volumes import volume_metadata
 
 DOMAIN = ids.DomainId("d0000000-0000-0000-0000-000000000001")
 IMAGE = ids.ImageId("1a000000-0000-0000-0000-000000000001")
@@ -25,7 +26,14 @@ def volume_id(number: int) -> ids.VolumeId:
 
 @dataclasses.dataclass
 class Volume:
-    """One volume of the model; `holds` is what its own tables map, `time` when it was last written (seconds)."""
+    """One volume of the model.
+
+    Attributes:
+        holds: what its own tables map; value 0 is a cluster of zeros.
+        time: when it was last written, as the file system says; seconds.
+        marked: when its metadata was last written, seconds.
+        version: of a qcow2 image; version 2 has no clusters of zeros, so without backing it drops them.
+    """
 
     number: int
     link: int | None = None
@@ -36,6 +44,20 @@ class Volume:
     own: bool = True
     holds: dict[int, int] = dataclasses.field(default_factory=dict)
     time: float = 0.0
+    marked: float = 0.0
+    version: int = 3
+
+    @property
+    def forgets(self) -> bool:
+        """Whether a cluster of zeros, or a discarded one, is not held any more."""
+        return self.format == volume_metadata.RAW or (self.version == 2 and self.link is None)
+
+    def write(self, cluster: int, value: int) -> None:
+        """What a guest's write of one cluster leaves."""
+        if value == 0 and self.forgets:
+            self.holds.pop(cluster, None)
+        else:
+            self.holds[cluster] = value
 
     @property
     def id(self) -> ids.VolumeId:
@@ -82,7 +104,8 @@ class Image:
 
     def _record(self, v: Volume) -> record.Record:
         link = None if v.link is None else volume_id(v.link)
-        return record.Record(v.id, v.own, v.metadata(), link, link, mtime_ns=int(v.time * SECOND))
+        marked = int(v.marked * SECOND) if v.legality == volume_metadata.ILLEGAL else 0
+        return record.Record(v.id, v.own, v.metadata(), link, link, mtime_ns=int(v.time * SECOND), marked_ns=marked)
 
     def answer(self, question: evidence.Question) -> evidence.Answer:
         """What the real proof would find."""
@@ -95,12 +118,11 @@ class Image:
         if question.child is not None:
             counts -= set(self.volumes[self._number(question.child)].holds)
         target = self.volumes[new[0]] if new else None
-        raw = target is not None and target.format == volume_metadata.RAW
-        held = counts if raw else counts & set(target.holds if target else ())
+        held = counts & set(target.holds if target else ())
         before, after = self._stack(old), self._stack(new)
         equal = {c for c in counts if before.get(c, 0) == after.get(c, 0)}
         return evidence.Answer(
-            covered=None if raw else held == counts,
+            covered=None if target is not None and target.forgets else counts - held <= equal,
             same=equal == counts,
             common=held <= equal,
             held=len(counts) * CLUSTER,
@@ -125,7 +147,7 @@ class Image:
     def _number(volume: ids.VolumeId) -> int:
         return uuid.UUID(volume).fields[0]
 
-    def plan(self, leaf: int, *, chosen: int | None = None, margin: float = 5.0) -> chain.Chain:
+    def plan(self, leaf: int, *, chosen: int | None = None, margin: float = 5.0, started: float = 0.0) -> chain.Chain:
         """Plan, answering every question from the contents."""
         answers: dict[evidence.Question, evidence.Answer] = {}
         records = self.records()
@@ -134,7 +156,7 @@ class Image:
                 records,
                 volume_id(leaf),
                 answers,
-                walk.Bounds(margin, 64),
+                walk.Bounds(margin, 64, started),
                 None if chosen is None else volume_id(chosen),
             )
             if result.question is None:
@@ -156,6 +178,10 @@ class Image:
     def numbers(self, result: chain.Chain) -> list[int]:
         """The chain, root first, by number."""
         return [self._number(volume) for volume in result.volumes]
+
+    def numbers_of(self, volumes: Iterable[ids.VolumeId]) -> list[int]:
+        """Volumes by number."""
+        return [self._number(volume) for volume in volumes]
 
 
 def healthy(depth: int, *, base_format: str = volume_metadata.COW, template: bool = False) -> Image:

@@ -3,12 +3,9 @@
 import time
 from pathlib import Path
 
-from storage import domain as storage_domain
 from storage import ids, services, settings
-from storage.hsm import connection as hsm_connection
-from storage.hsm import domain as hsm_domain
-from storage.hsm import pool as hsm_pool
-from storage.hsm import task as hsm_task
+from storage.domains import domain as storage_domain
+from storage.hsm import connection as hsm_connection, domain as hsm_domain, pool as hsm_pool, task as hsm_task
 
 POOL = ids.PoolId("6e4d6a96-1234-1234-8905-b5eec55c1535")
 SECONDS = 20.0

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from storage import allocation, qcow2
+from storage.qemu import allocation, qcow2
 from tests.support import images
 
 LIMIT = 256 << 20

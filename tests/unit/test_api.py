@@ -1,9 +1,9 @@
 """From the bridge through the API classes to storage: each verb is one call, its arguments typed and unambiguous."""
 
+import importlib
 import inspect
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -26,14 +26,10 @@ class Storage:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         for name in MODULES:
-            patch.setattr(api, name, self._double(name, getattr(api, name)))
-
-    def _double(self, name: str, real: Any) -> Any:
-        double = mock.Mock(spec=real)
-        for function, found in inspect.getmembers(real, inspect.isfunction):
-            if found.__module__ == real.__name__ and not function.startswith("_"):
-                setattr(double, function, self._function(f"{name}.{function}", found))
-        return double
+            real = importlib.import_module(f"storage.hsm.{name}")
+            for function, found in inspect.getmembers(real, inspect.isfunction):
+                if found.__module__ == real.__name__ and not function.startswith("_"):
+                    patch.setattr(real, function, self._function(f"{name}.{function}", found))
 
     def _function(self, name: str, real: Any) -> Any:
         def run(*values: Any, **named: Any) -> dict[str, Any]:

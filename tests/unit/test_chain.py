@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Callable, Iterable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from storage import chain, errors, ids, record, volume_metadata, walk
+from storage import chain, errors, ids, record, walk
+from storage.volumes import volume_metadata
 from tests.support import model
 
 ILLEGAL, LEGAL = volume_metadata.ILLEGAL, volume_metadata.LEGAL

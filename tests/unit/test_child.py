@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import child
+from storage.qemu import child
 
 
 def shell(script: str, limits: child.Limits | None = None, stop: threading.Event | None = None) -> child.Result:
@@ -53,7 +53,7 @@ def test_a_lower_limit_of_ours_is_kept() -> None:
     script = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
-from storage import child
+from storage.qemu import child
 resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
 print(child.run(["sh", "-c", "sleep 0.2; ulimit -t"], child.Limits(cpu_seconds=9)).stdout)
 """

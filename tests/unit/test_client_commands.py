@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from client import commands, errors, output
-from rpc import arguments as server_arguments
-from rpc import catalogue
+from rpc import arguments as server_arguments, catalogue
 from tests.support import clienting, fakeserver
 from tests.support.fakeserver import ok
 

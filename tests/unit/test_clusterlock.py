@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from storage import clusterlock, errors, ids
+from storage import errors, ids
+from storage.domains import clusterlock
 
 DOMAIN = ids.DomainId("def32ac7-1234-1234-8a8c-1c887333fe65")
 
 HOLDER = """
 import sys
 from pathlib import Path
-from storage import clusterlock, ids
+from storage import ids
+from storage.domains import clusterlock
 lock = clusterlock.LocalLock(ids.DomainId(sys.argv[1]), Path(sys.argv[2]))
 lock.acquire(7)
 print("held", flush=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import connections, errors, layout
+from storage import errors, layout
+from storage.domains import connections
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import connections, domain, domainmaker, errors, ids, layout
+from storage import errors, ids, layout
+from storage.domains import connections, domain, domainmaker
 
 A = ids.DomainId("def32ac7-1234-1234-8a8c-1c887333fe65")
 B = ids.DomainId("9af9bd7f-6167-4ae8-aac6-95a5e5f36f60")

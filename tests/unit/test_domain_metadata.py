@@ -3,10 +3,10 @@
 import hashlib
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from storage import domain_metadata, errors, ids
+from storage import errors, ids
+from storage.domains import domain_metadata
 
 A = ids.DomainId("def32ac7-1234-1234-8a8c-1c887333fe65")
 B = ids.DomainId("9af9bd7f-6167-4ae8-aac6-95a5e5f36f60")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import clusterlock, domain_metadata, domainmaker, errors, filedomain, files, ids
+from storage import errors, files, ids
+from storage.domains import clusterlock, domain_metadata, domainmaker, filedomain
 from tests.support import faults
 
 DOMAIN = ids.DomainId("def32ac7-1234-1234-8a8c-1c887333fe65")

@@ -8,12 +8,9 @@ from typing import Any
 
 import pytest
 
-from storage import clusterlock, connections, domain, errors, ids, layout, locks, settings
-from storage import services as storage_services
-from storage.hsm import connection as hsm_connection
-from storage.hsm import domain as hsm_domain
-from storage.hsm import host as hsm_host
-from storage.hsm import pool as hsm_pool
+from storage import errors, ids, layout, locks, services as storage_services, settings
+from storage.domains import clusterlock, connections, domain
+from storage.hsm import connection as hsm_connection, domain as hsm_domain, host as hsm_host, pool as hsm_pool
 
 A = ids.DomainId("def32ac7-1234-1234-8a8c-1c887333fe65")
 B = ids.DomainId("9af9bd7f-6167-4ae8-aac6-95a5e5f36f60")

@@ -9,7 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from storage import connections, domain, domainmaker, errors, ids, layout
+from storage import errors, ids, layout
+from storage.domains import connections, domain, domainmaker
 from storage.hsm import host
 
 A = ids.DomainId("def32ac7-1234-1234-8a8c-1c887333fe65")

@@ -4,8 +4,7 @@ import itertools
 from http import HTTPStatus
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rpc import http
 

@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-from storage import deletion, errors, ids, image, layout, preparation, tasks, template, volume
+from storage import errors, ids, layout
+from storage.jobs import tasks
+from storage.volumes import deletion, image, preparation, template, volume
 from tests.support import bench, faults, images
 
 pytestmark = pytest.mark.qemu
@@ -282,7 +284,7 @@ def test_stop_between_two_volumes(disk, monkeypatch):
         real(*args)
         disk.task.stopping.set()
 
-    monkeypatch.setattr("storage.deletion.remove_volume", stopping)
+    monkeypatch.setattr("storage.volumes.deletion.remove_volume", stopping)
     task = disk.delete(IMAGE, V3, V2)
     assert bench.code(task) == 411 and image.volume_ids(disk.domain, IMAGE) == [V1, V2]
 

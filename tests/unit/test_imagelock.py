@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import imagelock
+from storage.qemu import imagelock
 from tests.support import images
 
 NOBODY = imagelock.Holders(readers=False, writer=False)

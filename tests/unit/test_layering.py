@@ -25,15 +25,15 @@ def found(check, name, text):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("storage/pool.py", "from rpc import bridge"),
-        ("storage/pool.py", "import vdsmlite.config"),
-        ("storage/pool.py", "from vdsmlite import config"),
-        ("storage/pool.py", "from client import tree"),
-        ("storage/pool.py", "def f():\n    import xmlrpc.client"),
-        ("storage/pool.py", "from storage import hsm"),
-        ("storage/pool.py", "from storage.hsm import image"),
-        ("storage/pool.py", "from . import image"),
-        ("storage/pool.py", "import glob"),
+        ("storage/pools/pool.py", "from rpc import bridge"),
+        ("storage/pools/pool.py", "import vdsmlite.config"),
+        ("storage/pools/pool.py", "from vdsmlite import config"),
+        ("storage/pools/pool.py", "from client import tree"),
+        ("storage/pools/pool.py", "def f():\n    import xmlrpc.client"),
+        ("storage/pools/pool.py", "from storage import hsm"),
+        ("storage/pools/pool.py", "from storage.hsm import image"),
+        ("storage/pools/pool.py", "from . import image"),
+        ("storage/pools/pool.py", "import glob"),
         ("rpc/bridge.py", "from storage import errors"),
         ("rpc/bridge.py", "import vdsmlite"),
         ("client/main.py", "from rpc import server"),
@@ -51,7 +51,7 @@ def test_wrong_imports_are_found(name, text):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("storage/pool.py", "from storage import image, ids\nimport os"),
+        ("storage/pools/pool.py", "from storage import image, ids\nimport os"),
         ("storage/hsm/pool.py", "from storage.hsm import image"),
         ("client/main.py", "from rpc import catalogue"),
         ("client/main.py", "import rpc.catalogue"),
@@ -81,7 +81,7 @@ def test_right_imports_are_not(name, text):
     ],
 )
 def test_changes_of_files_are_found(text):
-    assert len(found(house.check_changes, "storage/volume.py", text)) == 1
+    assert len(found(house.check_changes, "storage/volumes/volume.py", text)) == 1
     assert not found(house.check_changes, "storage/files.py", text)
 
 
@@ -100,7 +100,7 @@ def test_changes_of_files_are_found(text):
     ],
 )
 def test_looks_are_not_changes(text):
-    assert not found(house.check_changes, "storage/volume.py", text)
+    assert not found(house.check_changes, "storage/volumes/volume.py", text)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_looks_are_not_changes(text):
     ],
 )
 def test_programs_are_found(text):
-    assert len(found(house.check_programs, "storage/volume.py", text)) == 1
+    assert len(found(house.check_programs, "storage/volumes/volume.py", text)) == 1
 
 
 def test_handlers_need_a_reason():

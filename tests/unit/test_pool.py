@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from storage import domain_metadata, errors, ids, pool, poollinks
-from storage.hsm import pool as hsm_pool
-from storage.hsm import task as hsm_task
+from storage import errors, ids
+from storage.domains import domain_metadata
+from storage.hsm import pool as hsm_pool, task as hsm_task
+from storage.pools import pool, poollinks
 from tests.support import faults, world
 
 POOL = world.POOL

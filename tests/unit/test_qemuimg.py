@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from storage import allocation, qcow2, qemuimg
+from storage.qemu import allocation, qcow2, qemuimg
 from tests.support import images
 
 TOOL = qemuimg.QemuImg()
@@ -384,6 +384,6 @@ def test_what_is_never_asked(call: Callable[[Any, Path], object], tmp_path: Path
 
 
 def test_commands_are_logged_escaped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "storage.qemuimg")
+    caplog.set_level(logging.DEBUG, "storage.qemu.qemuimg")
     arguments(tmp_path, lambda tool: tool.check(tmp_path / "a\nb", "qcow2"))
     assert "a\\nb" in caplog.text and "a\nb" not in caplog.text

@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-from storage import deletion, errors, ids, image, recovery, rollback, steps, tasks, template
+from storage import errors, ids
+from storage.jobs import recovery, tasks
+from storage.volumes import deletion, image, rollback, steps, template
 from tests.support import bench
 
 pytestmark = pytest.mark.qemu

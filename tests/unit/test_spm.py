@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from storage import errors, ids, locks, pool, recovery, services, settings, spm, tasks, taskstore
-from storage.hsm import pool as hsm_pool
-from storage.hsm import task as hsm_task
+from storage import errors, ids, locks, services, settings
+from storage.hsm import pool as hsm_pool, task as hsm_task
+from storage.jobs import recovery, tasks, taskstore
+from storage.pools import pool, spm
 from tests.support import faults, world
 
 POOL = world.POOL

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import errors, ids, locks, recovery, taskmanager, tasks, taskstore
+from storage import errors, ids, locks
+from storage.jobs import recovery, taskmanager, tasks, taskstore
 from tests.support import faults
 
 S = tasks.State

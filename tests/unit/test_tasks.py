@@ -5,10 +5,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from storage import errors, ids, recovery, tasks
+from storage import errors, ids
+from storage.jobs import recovery, tasks
 
 S = tasks.State
 STORE = Path("/store")

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from storage import errors, files, ids, locks, recovery, taskformat, tasks, taskstore
+from storage import errors, files, ids, locks
+from storage.jobs import recovery, taskformat, tasks, taskstore
 from tests.support import faults
 
 TASK = ids.TaskId("0d1f2e3c-1111-2222-3333-444455556666")

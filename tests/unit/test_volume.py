@@ -6,7 +6,10 @@ import time
 
 import pytest
 
-from storage import creation, errors, ids, image, qemuimg, tasks, volume, volume_metadata
+from storage import errors, ids
+from storage.jobs import tasks
+from storage.qemu import qemuimg
+from storage.volumes import creation, image, volume, volume_metadata
 from tests.support import bench, faults, images
 
 pytestmark = pytest.mark.qemu

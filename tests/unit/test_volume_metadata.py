@@ -4,10 +4,10 @@ import contextlib
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from storage import errors, ids, volume_metadata
+from storage import errors, ids
+from storage.volumes import volume_metadata
 
 SD, IMG, PARENT = (f"{n}0000000-0000-4000-8000-000000000000" for n in "abc")
 
@@ -87,10 +87,13 @@ def test_new_record_is_read():
 @pytest.mark.parametrize("version", [0, 2, 3, 4])
 def test_old_versions_write_sectors_sorted(version):
     data = volume_metadata.encode(sample(description="x"), version)
-    assert data == (
-        f"CTIME=1416787200\nDESCRIPTION=x\nDISKTYPE=2\nDOMAIN={SD}\nFORMAT=RAW\nGEN=0\nIMAGE={IMG}\nLEGALITY=LEGAL\n"
-        f"MTIME=0\nPUUID={ids.BLANK}\nSIZE=2097152\nTYPE=SPARSE\nVOLTYPE=LEAF\nEOF\n"
-    ).encode()
+    assert (
+        data
+        == (
+            f"CTIME=1416787200\nDESCRIPTION=x\nDISKTYPE=2\nDOMAIN={SD}\nFORMAT=RAW\nGEN=0\nIMAGE={IMG}\nLEGALITY=LEGAL\n"
+            f"MTIME=0\nPUUID={ids.BLANK}\nSIZE=2097152\nTYPE=SPARSE\nVOLTYPE=LEAF\nEOF\n"
+        ).encode()
+    )
 
 
 def test_version_5_writes_bytes_and_sequence():

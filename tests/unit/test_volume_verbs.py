@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from storage import errors, ids, locks, services, settings, tasks
+from storage import errors, ids, locks, services, settings
 from storage.hsm import connection, domain, image, pool, task, volume
+from storage.jobs import tasks
 from tests.support import bench
 
 pytestmark = pytest.mark.qemu
@@ -155,7 +156,7 @@ def test_only_the_spm_writes(tmp_path):
 
 
 def test_iso_domain_holds_no_disks(host, monkeypatch):
-    monkeypatch.setattr("storage.filedomain.FileDomain.domain_class", "Iso")
+    monkeypatch.setattr("storage.domains.filedomain.FileDomain.domain_class", "Iso")
     with pytest.raises(errors.ImagesNotSupportedError):
         host.create(IMAGE, V1)
 
@@ -202,7 +203,9 @@ def test_illegal_volume_is_not_prepared(host):
 
 def test_prepare_reads_one_directory_only(host, monkeypatch):
     host.chain(IMAGE, V1, V2)
-    monkeypatch.setattr("storage.filedomain.FileDomain.image_ids", lambda self: pytest.fail("looked at the domain"))
+    monkeypatch.setattr(
+        "storage.domains.filedomain.FileDomain.image_ids", lambda self: pytest.fail("looked at the domain")
+    )
     image.prepare(host.services, SP, SD, IMAGE, V2)
 
 
@@ -245,7 +248,7 @@ def test_restart_rolls_back_what_was_cut_off(tmp_path, monkeypatch):
     host = Host(tmp_path)
     host.start()
     host.create(IMAGE, V1)
-    monkeypatch.setattr("storage.creation._verify", lambda *args: threading.Event().wait())
+    monkeypatch.setattr("storage.volumes.creation._verify", lambda *args: threading.Event().wait())
     reply = volume.create(host.services, SP, SD, IMAGE, V2, MIB, COW, 2, "2", "d", BLANK_IMAGE, V1)
     deadline = time.monotonic() + 30
     while not host.path(IMAGE, V2).exists() or not host.path(IMAGE, V2).stat().st_size:

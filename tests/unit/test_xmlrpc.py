@@ -7,8 +7,7 @@ from typing import Any
 from xmlrpc import client as stdlib
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rpc import bridge, http, xmlcodec, xmlrpc
 from tests.support import fake_api

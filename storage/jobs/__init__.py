@@ -1,0 +1,1 @@
+"""Background tasks: states, workers, records on storage, rollback."""

@@ -1,0 +1,1 @@
+"""Pools: which domains belong together, and who may change them (the SPM)."""
