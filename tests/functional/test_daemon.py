@@ -292,7 +292,7 @@ def test_a_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.qemu
 def test_verbs_get_only_so_much_time(tmp_path: Path) -> None:
-    """The daemon ends when its time is up, and says what it left."""
+    """The daemon ends when its time is up, though the task never would."""
     config = {"server": {"stop_seconds": 0.2}}
     tool = SlowTool(tmp_path)
     with daemon.Daemon(tmp_path, {**config, "storage": {"qemu_img": str(tool.path)}}) as server:
@@ -305,10 +305,9 @@ def test_verbs_get_only_so_much_time(tmp_path: Path) -> None:
             server.call("createVolume", pool.domain, pool.id, *arguments, *names)
             wait_for(tool.begun.exists)
             server.process.terminate()
-            server.process.wait(30)
+            assert server.process.wait(30) == 0
         finally:
             tool.go.touch()
-        assert "tasks still at work" in server.log or "createVolume" in server.log
         assert "Traceback" not in server.log
 
 
