@@ -8,7 +8,8 @@ Headers say nothing: the leaf's names the parent in both cases. What remains:
 2. not covered, the parent lacks clusters of the leaf: the copy was never complete, so the leaf. Except when the parent
    was written clearly later *and* differs where it does hold data, which contradicts itself;
 3. covered, but different: whoever was written later, by a clear margin. The last of a copy may be written long after
-   the guest's last write, so the margin for the parent grows with what the leaf holds (`DRAIN_RATE`);
+   the guest's last write, so the margin for the parent grows with what the leaf holds (`DRAIN_RATE`). And a guest that
+   went on with the parent wrote to it after the mark: before, it was the target of merges from beneath the leaf;
 4. anything else: nobody can know. Both are named and nothing is changed.
 
 Times can be lost: a guest's flush makes its data durable, but not the time of the write, so a host that loses power
@@ -21,7 +22,6 @@ one is examined too, and a contradiction is never resolved by guessing.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 from storage import evidence, ids, record, walk
 from storage.volumes import volume_metadata
@@ -143,33 +143,35 @@ def _answer(
 def _weigh(here: record.Record, beneath: record.Record, answer: evidence.Answer, bounds: walk.Bounds) -> Verdict:
     both = (here.volume, beneath.volume)
     told = answer.told()
-    later = (beneath.mtime_ns - here.mtime_ns) / _SECOND
-    after_mark = _after_mark(here, beneath, bounds)
-    parent_later = later > bounds.margin + answer.held / DRAIN_RATE and after_mark(beneath)
     if answer.same:
         return Verdict(beneath.volume, both, f"the parent reads the same ({told})")
+    last, when = _written_last(here, beneath, answer.held, bounds)
     if answer.covered is False:
-        if not parent_later or answer.common:
+        if last is not beneath or answer.common:
             return Verdict(here.volume, both, f"its parent lacks data that it holds ({told})")
-        reason = f"the parent lacks data of the leaf, yet differs and was written {later:.3f} s later ({told})"
-        return Verdict(None, both, reason)
+        return Verdict(None, both, f"the parent lacks data of the leaf, yet {when} and the rest differs ({told})")
     if answer.same is None:
         return Verdict(None, both, f"bytes had to be compared and were not all compared ({told})")
-    if parent_later:
-        return Verdict(beneath.volume, both, f"its parent was written {later:.3f} s later ({told})")
-    if -later > bounds.margin and after_mark(here):
-        return Verdict(here.volume, both, f"it was written {-later:.3f} s later than its parent ({told})")
-    reason = f"the bytes differ and the last writes lie {abs(later):.3f} s apart"
-    if abs(later) > bounds.margin and not after_mark(max(here, beneath, key=lambda r: r.mtime_ns)):
-        reason += ", which a loss of power can feign"
-    return Verdict(None, both, f"{reason} ({told})")
+    return Verdict(last.volume if last else None, both, f"the bytes differ, and {when} ({told})")
 
 
-def _after_mark(here: record.Record, beneath: record.Record, bounds: walk.Bounds) -> Callable[[record.Record], bool]:
-    """Whether a file was clearly written after the leaf was marked; always true while no times can have been lost."""
-    if max(here.mtime_ns, beneath.mtime_ns) / _SECOND >= bounds.started:
-        return lambda written: True
-    return lambda written: (written.mtime_ns - here.marked_ns) / _SECOND > bounds.margin
+def _written_last(
+    here: record.Record, beneath: record.Record, held: int, bounds: walk.Bounds
+) -> tuple[record.Record | None, str]:
+    """Which of the two was clearly written last, if any, and what the times say, for people."""
+    later = (beneath.mtime_ns - here.mtime_ns) / _SECOND
+    feigned = max(here.mtime_ns, beneath.mtime_ns) / _SECOND < bounds.started
+    if later > bounds.margin + held / DRAIN_RATE:
+        last, when = beneath, f"the parent was written {later:.3f} s later than the leaf"
+    elif -later > bounds.margin:
+        last, when = here, f"the leaf was written {-later:.3f} s later than its parent"
+    else:
+        return None, f"the last writes lie {abs(later):.3f} s apart"
+    if feigned and (last.mtime_ns - here.marked_ns) / _SECOND <= bounds.margin:
+        return None, f"{when}, which a loss of power may feign so soon after the mark"
+    if last is beneath and last.mtime_ns < here.marked_ns:
+        return None, f"{when}, but before the leaf was marked"
+    return last, when
 
 
 def _further(
