@@ -18,6 +18,10 @@ def test_every_package_is_looked_at():
     assert len(list(house.sources())) > 80
 
 
+def test_what_the_rules_name_exists():
+    assert not list(house.unknown_names())
+
+
 def found(check, name, text):
     return list(check(house.Source(name, textwrap.dedent(text))))
 
@@ -33,6 +37,11 @@ def found(check, name, text):
         ("storage/pools/pool.py", "from storage import hsm"),
         ("storage/pools/pool.py", "from storage.hsm import image"),
         ("storage/pools/pool.py", "from . import image"),
+        ("storage/services.py", "from storage.hsm import image"),
+        ("storage/volumes/image.py", "from storage.pools import pool"),
+        ("storage/volumes/image.py", "from storage import domains"),
+        ("storage/domains/domain.py", "import storage.volumes.image"),
+        ("storage/jobs/tasks.py", "from storage.volumes import image"),
         ("storage/pools/pool.py", "import glob"),
         ("rpc/bridge.py", "from storage import errors"),
         ("rpc/bridge.py", "import vdsmlite"),
@@ -53,6 +62,8 @@ def test_wrong_imports_are_found(name, text):
     [
         ("storage/pools/pool.py", "from storage import image, ids\nimport os"),
         ("storage/hsm/pool.py", "from storage.hsm import image"),
+        ("storage/pools/pool.py", "from storage.domains import domain\nfrom storage.pools import spm"),
+        ("storage/volumes/image.py", "import storage\nfrom storage.qemu import qcow2"),
         ("client/main.py", "from rpc import catalogue"),
         ("client/main.py", "import rpc.catalogue"),
         ("vdsmlite/daemon.py", "from rpc import server\nfrom storage.hsm import image"),
