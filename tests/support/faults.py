@@ -57,13 +57,14 @@ class Faults:
     @contextlib.contextmanager
     def strike(self) -> Iterator[None]:
         """Run the block with these faults; a crash ends the block, not the test."""
-        real = files.os
-        files.os = self  # type: ignore[assignment]
+        module: Any = files
+        real = module.os
+        module.os = self
         try:
             with contextlib.suppress(Crash):
                 yield
         finally:
-            files.os = real
+            module.os = real
 
 
 def crash_points(limit: int = 2000) -> Iterator[Faults]:

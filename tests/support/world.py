@@ -1,7 +1,9 @@
 """The storage floor over a temporary directory, with domains in it: what tests of pools and tasks start from."""
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from storage import ids, services, settings
 from storage.domains import domain as storage_domain
@@ -33,7 +35,7 @@ class World:
         return self.services.domains.find(domain_id)
 
     def connect_storage(self, place: Path) -> None:
-        reply = hsm_connection.connect(self.services, 4, [{"id": "x", "connection": str(place)}])
+        reply: Any = hsm_connection.connect(self.services, 4, [{"id": "x", "connection": str(place)}])
         assert reply["statuslist"][0]["status"] == 0
 
     def pool(self, *members: storage_domain.Domain, connected: bool = True, version: int = 1) -> ids.PoolId:
@@ -44,22 +46,30 @@ class World:
             self.connect(members[0], version=version)
         return POOL
 
-    def connect(self, master: storage_domain.Domain, *, version: int = 1, host: int = 1, domains=None) -> None:
+    def connect(
+        self,
+        master: storage_domain.Domain,
+        *,
+        version: int = 1,
+        host: int = 1,
+        domains: Mapping[ids.DomainId, str] | None = None,
+    ) -> None:
         hsm_pool.connect(self.services, POOL, host, master.id, version, domains)
 
     def start_spm(self, version: int | None = None) -> dict[str, object]:
         """Start the SPM and wait for its task; the status of the task."""
         return self.wait(hsm_pool.spm_start(self.services, POOL, -1, -1, 250, version)["uuid"])
 
-    def wait(self, task: str) -> dict[str, object]:
+    def wait(self, task: object) -> dict[str, object]:
         """Wait until a task rests; its status."""
-        task_id = ids.TaskId(task)
+        task_id = ids.TaskId(str(task))
         assert self.services.tasks.wait(task_id, SECONDS)
-        return hsm_task.get_status(self.services, task_id)["taskStatus"]
+        status: Any = hsm_task.get_status(self.services, task_id)["taskStatus"]
+        return dict(status)
 
     def spm_status(self) -> tuple[str, int, int]:
         """Role, lock version, host id."""
-        status = hsm_pool.get_spm_status(self.services, POOL)["spm_st"]
+        status: Any = hsm_pool.get_spm_status(self.services, POOL)["spm_st"]
         return status["spmStatus"], status["spmLver"], status["spmId"]
 
     def die(self) -> None:
@@ -69,7 +79,7 @@ class World:
             each.master.cluster_lock.release()
 
 
-def until(condition, seconds: float = SECONDS) -> None:
+def until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
     """Wait for something that another thread does."""
     end = time.monotonic() + seconds
     while not condition():
