@@ -156,7 +156,6 @@ def _changes(
     first: list[Change] = []
     if headers and verdict.decided:
         first = [c for c in metadata if (c.volume, c.field, c.after) == (verdict.leaf, LEGALITY, volume_metadata.LEGAL)]
-        first = first if not left else []
     return (*first, *headers, *(c for c in metadata if c not in first), *_marks(records, left, verdict))
 
 

@@ -177,11 +177,14 @@ def _written_last(
 def _further(
     records: walk.Records, here: record.Record, beneath: record.Record, answers: walk.Answers, bounds: walk.Bounds
 ) -> Verdict | None:
-    """A volume below the parent that may have been the target, when the evidence does not exclude it."""
+    """A volume below the parent that may have been the target, when the evidence does not exclude it.
+
+    If the guest went on there, it was written after the mark, like a parent.
+    """
     way = walk.headers(records, here.volume)
     below = [records[v] for v in way[2:] if records[v].settled and not records[v].faults]
     latest = max(below, key=lambda r: r.mtime_ns, default=None)
-    if latest is None or latest.mtime_ns <= beneath.mtime_ns:
+    if latest is None or latest.mtime_ns <= max(beneath.mtime_ns, here.marked_ns):
         return None
     if (here.mtime_ns - latest.mtime_ns) / _SECOND > bounds.margin:
         return None
@@ -189,4 +192,4 @@ def _further(
     if answer.covered is False or answer.same:
         return None
     reason = f"volume {latest.volume} was written after {beneath.volume} above it and may be the leaf ({answer.told()})"
-    return Verdict(None, (here.volume, latest.volume), reason)
+    return Verdict(None, (here.volume, beneath.volume, latest.volume), reason)
