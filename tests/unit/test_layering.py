@@ -1,6 +1,7 @@
 """The house: who imports whom, who changes files, who runs programs, how large things are."""
 
 import textwrap
+import tomllib
 
 import pytest
 
@@ -20,6 +21,12 @@ def test_every_package_is_looked_at():
 
 def test_what_the_rules_name_exists():
     assert not list(house.unknown_names())
+
+
+def test_what_is_installed_is_what_there_is():
+    listed = tomllib.loads((house.ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {source.name.rpartition("/")[0].replace("/", ".") for source in house.sources()}
+    assert {name for name in listed if not name.startswith(("vdsmlite.schema", "vdsmlite.etc"))} == there
 
 
 def found(check, name, text):
