@@ -1,12 +1,13 @@
 """The parts of the storage floor, put together once. Verbs get them as one object."""
 
 import dataclasses
+import functools
 import logging
 
 from storage import files, layout, locks, settings
-from storage.domains import connections, domain
+from storage.domains import connections, domain, monitor
 from storage.jobs import recovery, taskmanager
-from storage.pools import pool, spm
+from storage.pools import inuse, pool, spm
 from storage.volumes import rollback
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class Services:
         domains: finds storage domains.
         pools: connected pools.
         tasks: background work.
+        monitor: the watch over domains; looks when asked until its ``start``.
     """
 
     settings: settings.Settings
@@ -33,6 +35,7 @@ class Services:
     domains: domain.Finder
     pools: pool.Registry
     tasks: taskmanager.Manager
+    monitor: monitor.Monitor
 
     def close(self, seconds: float = 30.0) -> None:
         """Begin no more tasks, wait for those at work, and give up the role of SPM where nothing runs any more.
@@ -47,6 +50,7 @@ class Services:
             log.warning("tasks still at work at the end: %s", ", ".join(left))
         for each in self.pools.all():
             spm.abandon(each, self.tasks)
+        self.monitor.close()
 
 
 def build(wanted: settings.Settings) -> Services:
@@ -61,14 +65,21 @@ def build(wanted: settings.Settings) -> Services:
     table = recovery.Table(rollback.ACTIONS)
     lock_table = locks.LockTable(wanted.lock_timeout)
     domains = domain.Finder(repository)
+    pools = pool.Registry(repository, domains)
     built = Services(
         settings=wanted,
         repository=repository,
         locks=lock_table,
         connections=connections.Connections(repository),
         domains=domains,
-        pools=pool.Registry(repository, domains),
+        pools=pools,
         tasks=taskmanager.Manager(table, lock_table, workers=wanted.workers, limit=wanted.max_tasks),
+        monitor=monitor.Monitor(
+            functools.partial(monitor.DomainLook, domains),
+            inuse.InUse(pools),
+            interval=wanted.sd_health_check,
+            limit=wanted.sd_health_timeout,
+        ),
     )
     table.context = built
     return built

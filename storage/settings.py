@@ -18,6 +18,9 @@ class Settings:
         prove_seconds: most time that reconcileVolumeChain spends comparing bytes before it refers to proveVolumeChain.
             The engine hangs up after 180 s.
         time_margin: seconds by which one file must have been written later than another before that counts as evidence.
+        sd_health_check: seconds from one look at a domain in use to the next. The engine takes a domain for problematic
+            that was not looked at for 30 s.
+        sd_health_timeout: seconds that a look may take before the domain is reported as not accessible.
         chain_limit: most volumes of one image.
         l2_limit: most bytes of allocation tables read for one volume.
     """
@@ -30,6 +33,8 @@ class Settings:
     qemu_img_timeout: float = 30.0
     prove_seconds: float = 60.0
     time_margin: float = 5.0
+    sd_health_check: float = 10.0
+    sd_health_timeout: float = 10.0
     chain_limit: int = 256
     l2_limit: int = 256 * 1024 * 1024
 

@@ -67,6 +67,7 @@ def _run(
     notifier = notify.Notifier()
 
     services = storage_services.build(wanted.storage)
+    services.monitor.start()
     verbs = bridge.Bridge(catalogue.load(), api.API(services), status.translate, audit.write)
     listener = server.Server(
         (address.host, address.port),

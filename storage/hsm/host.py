@@ -14,8 +14,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage import errors, hostinfo, ids
-from storage.pools import pool as storage_pool, poolbackend
+from storage import hostinfo
+from storage.hsm import monitoring
 
 if TYPE_CHECKING:
     from storage import services as storage_services
@@ -99,7 +99,7 @@ def _packages() -> Result:
 
 
 def get_stats(services: "storage_services.Services") -> Result:
-    """Load, memory (MiB) and the health of the domains of connected pools, all measured now.
+    """Load and memory (MiB), measured now, and the health of the domains in use, from the watch over them.
 
     Processor use is that since the last call, at the first call that since boot.
     """
@@ -162,35 +162,8 @@ def _load_stats() -> Result:
 
 
 def _storage_domains(services: "storage_services.Services") -> Result:
-    """Health of each domain in use, by reading its record now. ``lastCheck`` is therefore always 0 seconds ago."""
-    return {str(each): _health(services, each) for pool in services.pools.all() for each in _active(pool)}
-
-
-def _active(pool: storage_pool.Pool) -> list[ids.DomainId]:
-    try:
-        domains = pool.state().domains
-    except errors.StorageError:
-        return [pool.master.id]  # its own check tells what is wrong; of the others nothing is known
-    return sorted(each for each, status in domains.items() if status == poolbackend.ACTIVE)
-
-
-def _health(services: "storage_services.Services", domain_id: ids.DomainId) -> Result:
-    code, version = 0, -1
-    began = time.monotonic()
-    try:
-        version = services.domains.find(domain_id).metadata().version
-    except errors.StorageError as error:
-        code = error.code
-    return {
-        "code": code,
-        "lastCheck": "0.0",
-        "delay": f"{time.monotonic() - began:.9f}",
-        "valid": code == 0,
-        "version": version,
-        # A local domain needs no host id of its own: whoever can read it may take its lock.
-        "acquired": code == 0,
-        "actual": True,
-    }
+    """Health of each watched domain; whoever was not looked at yet is looked at now."""
+    return {str(each): monitoring.wire(found) for each, found in services.monitor.health().items()}
 
 
 def _memory() -> dict[str, int]:

@@ -73,6 +73,7 @@ def connect(
     domains = None if domains_map is None else {each: _status(status) for each, status in domains_map.items()}
     with services.locks.hold(locks.exclusive(pool_id), title="connectStoragePool"):
         services.pools.connect(pool_id, host_id, master_id, master_version, domains)
+    services.monitor.refresh()
 
 
 def _status(text: str) -> str:
@@ -100,6 +101,7 @@ def disconnect(services: Services, pool_id: ids.PoolId, host_id: int) -> None:
         if which.role is not pool.Role.FREE:
             raise errors.IsSpm(pool=pool_id, role=which.role)
         services.pools.disconnect(which)
+    services.monitor.refresh()
 
 
 def destroy(services: Services, pool_id: ids.PoolId, host_id: int) -> None:
@@ -120,6 +122,7 @@ def destroy(services: Services, pool_id: ids.PoolId, host_id: int) -> None:
         which = services.pools.spm(pool_id)
         spm.destroy(which, services.tasks, services.domains)
         services.pools.disconnect(which)
+    services.monitor.refresh()
 
 
 def get_info(services: Services, pool_id: ids.PoolId) -> dict[str, object]:
@@ -160,13 +163,10 @@ def _domain_info(services: Services, domain_id: ids.DomainId, status: str) -> di
     """One entry of dominfo. It is there for every domain: the engine drops a domain that is missing from its list."""
     entry: dict[str, object] = {"status": status, "alerts": [], "isoprefix": ""}
     if status == poolbackend.ACTIVE:
-        entry["version"] = -1
-        try:
-            found = services.domains.find(domain_id)
-            total, free = found.space()
-            entry.update(version=found.version, disktotal=str(total), diskfree=str(free))
-        except errors.StorageError as error:
-            log.warning("domain %s has no size: %s", domain_id, error)
+        health = services.monitor.of(domain_id)
+        entry["version"] = health.found.version if health.valid else -1
+        if health.valid and health.found.total is not None:
+            entry.update(disktotal=str(health.found.total), diskfree=str(health.found.free))
     return entry
 
 
