@@ -55,6 +55,16 @@ class StorageDomainAlreadyExists(base.StorageError):
     template = "domain {domain} exists already"
 
 
+class StorageDomainNotActive(base.StorageError):
+    code = 369
+    template = "domain {domain} is not active in pool {pool}"
+
+
+class StorageDomainMasterCopyError(base.StorageError):
+    code = 370
+    template = "what the master keeps could not be copied to domain {domain}: {reason}"
+
+
 class StorageDomainLayoutError(base.StorageError):
     code = 371
     template = "domain {domain} has an unusable layout: {reason}"
@@ -65,9 +75,24 @@ class StorageDomainTypeError(base.StorageError):
     template = "domain type {type} cannot be used here"
 
 
+class GetStorageDomainListError(base.StorageError):
+    code = 373
+    template = "domains cannot be listed: {reason}"
+
+
 class StorageDomainNotMemberOfPool(base.StorageError):
     code = 375
     template = "domain {domain} is not a member of pool {pool}"
+
+
+class StorageDomainStatusError(base.StorageError):
+    code = 376
+    template = "{status} is no status that domain {domain} can have in a pool"
+
+
+class StorageDomainTypeNotBackup(base.StorageError):
+    code = 378
+    template = "domain {domain} is of class {domain_class}, not Backup"
 
 
 class StorageDomainAccessError(base.StorageError):
@@ -78,6 +103,11 @@ class StorageDomainAccessError(base.StorageError):
 class StorageDomainAlreadyAttached(base.StorageError):
     code = 380
     template = "domain {domain} is attached to pool {pool} already"
+
+
+class CannotDetachMasterStorageDomain(base.StorageError):
+    code = 383
+    template = "domain {domain} is the master of pool {pool} and cannot be detached; make another one the master first"
 
 
 class FileStorageDomainStaleNFSHandle(base.StorageError):

@@ -30,6 +30,11 @@ class StoragePoolMasterNotFound(base.StorageError):
     template = "master domain {domain} of pool {pool} was not found; connect its storage server first"
 
 
+class ReconstructMasterError(base.StorageError):
+    code = 306
+    template = "master could not be reconstructed: {reason}"
+
+
 class StoragePoolDestroyingError(base.StorageError):
     code = 308
     template = "pool could not be destroyed: {reason}"
@@ -40,6 +45,21 @@ class StoragePoolUnknown(base.StorageError):
     template = "pool {pool} is not connected on this host"
 
 
+class StoragePoolNotConnected(base.StorageError):
+    code = 313
+    template = "no pool is connected on this host"
+
+
+class GetIsoListError(base.StorageError):
+    code = 314
+    template = "files of the ISO domain of pool {pool} cannot be listed: {reason}"
+
+
+class GetFloppyListError(base.StorageError):
+    code = 315
+    template = "floppy images of the ISO domain of pool {pool} cannot be listed: {reason}"
+
+
 class IsoCannotBeMasterDomain(base.StorageError):
     code = 317
     template = "ISO domain {domain} cannot be the master of a pool"
@@ -48,6 +68,16 @@ class IsoCannotBeMasterDomain(base.StorageError):
 class BackupCannotBeMasterDomain(base.StorageError):
     code = 319
     template = "backup domain {domain} cannot be the master of a pool"
+
+
+class MissingOvfFileFromVM(base.StorageError):
+    code = 320
+    template = "the description of machine {vm} in domain {domain} cannot be used: {reason}"
+
+
+class VMPathNotExists(base.StorageError):
+    code = 322
+    template = "domain {domain} has no directory of machines ('master/vms')"
 
 
 class CannotConnectMultiplePools(base.StorageError):
@@ -75,9 +105,19 @@ class TooManyDomainsInStoragePoolError(base.StorageError):
     template = "a pool holds at most {limit} domains"
 
 
+class PoolUpgradeInProgress(base.StorageError):
+    code = 396
+    template = "pool {pool} is being upgraded already; domains left: {domains}"
+
+
 class ImagesNotSupportedError(base.StorageError):
     code = 329
     template = "domain {domain} is of class {domain_class}, which holds no disk images"
+
+
+class GetFileStatsError(base.StorageError):
+    code = 330
+    template = "files of domain {domain} cannot be listed: {reason}"
 
 
 # ---------------------------------------------------------------- SPM
@@ -101,6 +141,11 @@ class SpmStopError(base.StorageError):
 class SpmStatusError(base.StorageError):
     code = 654
     template = "this host is not the SPM of pool {pool}"
+
+
+class SpmFenceError(base.StorageError):
+    code = 655
+    template = "SPM could not be fenced: {reason}"
 
 
 class IsSpm(base.StorageError):
