@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from rpc import http
+from rpc import http, stream
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[http.Request], http.Response]
+Handler = Callable[[http.Request], http.Response] | stream.Handler
 Routes = Mapping[str, Mapping[str, Handler]]
 
 _CHUNK = 65536
@@ -168,40 +168,60 @@ class Connection:
     def _exchange(self) -> bool:
         """One request and its answer; False when it was the last."""
         try:
-            request = self._read_request()
-            if request is None:
+            head = self._read_head()
+            if head is None:
                 return False
-            response = self._respond(request)
+            handler = self._route(head)
+            if isinstance(handler, stream.Handler):
+                self._stream(head, handler)
+                return False
+            response = self._respond(handler, self._read_request(head))
         except http.HttpError as error:
             log.warning("%s: refused: %s %s", self.client, error.status.value, error.reason)
             self._send(http.error_response(error), keep_alive=False)
             self._linger()
             return False
-        keep_alive = request.head.keep_alive and not self._host.stopping.is_set()
+        keep_alive = head.keep_alive and not self._host.stopping.is_set()
         self._send(response, keep_alive=keep_alive)
         return keep_alive
 
-    def _read_request(self) -> http.Request | None:
+    def _read_head(self) -> http.Head | None:
         self._waiting = not self._reader.pending
         if self._waiting and self._host.stopping.is_set():
             return None
         self._deadline = time.monotonic() + self._settings.request_seconds
         try:
-            head = self._reader.head()
-            if head is None:
+            return self._reader.head()
+        except TimeoutError as error:
+            if self._waiting:
                 return None
-            self._check_route(head)
-            length = http.body_length(head, self._settings.body_bytes)
+            raise _too_slow() from error
+
+    def _read_request(self, head: http.Head) -> http.Request:
+        length = http.body_length(head, self._settings.body_bytes)
+        try:
             if "expect" in head.headers and length:
                 self._socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             return http.Request(head, self._reader.body(length), self.client)
         except TimeoutError as error:
-            if self._waiting:
-                return None
-            raise http.HttpError(HTTPStatus.REQUEST_TIMEOUT, "the request took too long") from error
+            raise _too_slow() from error
 
-    def _check_route(self, head: http.Head) -> None:
-        """Refuse what nobody would answer, before its body is read.
+    def _stream(self, head: http.Head, handler: stream.Handler) -> None:
+        """Let a handler read and write as it likes. Nothing after its body is a request."""
+        exchange = stream.Exchange(head, self.client, self._socket, self._reader, self._settings.request_seconds)
+        try:
+            handler.answer(exchange)
+        except (OSError, http.Disconnected):
+            raise
+        except Exception as error:  # a bug in the handler: the peer gets an answer, the log gets the traceback
+            log.exception("%s: stream failed", self.client)
+            if exchange.answered:
+                return
+            raise http.HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error") from error
+        self._linger()
+
+    def _route(self, head: http.Head) -> Handler:
+        """Who answers; refuses what nobody would answer, before its body is read.
 
         Raises:
             HttpError: 403, 404 or 405.
@@ -213,10 +233,11 @@ class Connection:
         if head.method not in methods:
             allowed = ", ".join(methods)
             raise http.HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"use {allowed}", {"Allow": allowed})
+        return methods[head.method]
 
-    def _respond(self, request: http.Request) -> http.Response:
+    def _respond(self, handler: Callable[[http.Request], http.Response], request: http.Request) -> http.Response:
         try:
-            return self._host.routes[request.head.path][request.head.method](request)
+            return handler(request)
         except Exception as error:  # a bug in a binding: the peer gets an answer, the log gets the traceback
             log.exception("%s: request failed", self.client)
             raise http.HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error") from error
@@ -248,3 +269,7 @@ class Connection:
             self._socket.settimeout(left)
             if not socket.socket.recv(self._socket, _CHUNK):  # what it is, below TLS, does not matter any more
                 return
+
+
+def _too_slow() -> http.HttpError:
+    return http.HttpError(HTTPStatus.REQUEST_TIMEOUT, "the request took too long")

@@ -64,6 +64,12 @@ class Head:
     headers: Mapping[str, str]
     keep_alive: bool
 
+    @property
+    def flow_id(self) -> str:
+        """The caller's correlation id for logs: printable ASCII, at most 128 characters, empty when absent."""
+        flow_id = self.headers.get("flowid", "")
+        return "".join(c for c in flow_id[:128] if " " <= c <= "~")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
@@ -81,9 +87,8 @@ class Request:
 
     @property
     def flow_id(self) -> str:
-        """The caller's correlation id for logs: printable ASCII, at most 128 characters, empty when absent."""
-        flow_id = self.head.headers.get("flowid", "")
-        return "".join(c for c in flow_id[:128] if " " <= c <= "~")
+        """As of the head."""
+        return self.head.flow_id
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,6 +139,10 @@ class Reader:
         while len(self._buffer) < length:
             self._must_fill()
         return self._take(length)
+
+    def take(self, limit: int) -> bytes:
+        """Bytes that are here already, at most `limit`; none when there are none."""
+        return self._take(limit)
 
     def _lines(self) -> list[bytes]:
         """Lines up to the empty one, without their ends. Refuses at once, without waiting for the rest."""
@@ -222,12 +231,12 @@ def _path(target: str) -> str:
     return target.partition("?")[0]
 
 
-def body_length(head: Head, limit: int) -> int:
+def body_length(head: Head, limit: int | None) -> int:
     """Length of the body, known before one byte of it is read.
 
     Args:
         head: of the request.
-        limit: most bytes accepted.
+        limit: most bytes accepted, None where the reader has limits of its own.
 
     Raises:
         HttpError: 400, 411, 413, 415 or 417.
@@ -242,7 +251,7 @@ def body_length(head: Head, limit: int) -> int:
     if not text.isascii() or _LENGTH.fullmatch(text) is None:
         raise HttpError(HTTPStatus.BAD_REQUEST, "Content-Length must be digits")
     length = int(text)
-    if length > limit:
+    if limit is not None and length > limit:
         raise HttpError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have {limit} bytes")
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise HttpError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send the body without a Content-Encoding")
@@ -265,16 +274,23 @@ def refuse_browsers(head: Head) -> None:
 
 def encode(response: Response, *, keep_alive: bool) -> bytes:
     """Head and body in one piece, so that they leave in one packet."""
-    status = response.status
+    headers = {"Content-Type": response.content_type} if response.content_type else {}
+    if response.status is not HTTPStatus.NO_CONTENT:
+        headers["Content-Length"] = str(len(response.body))
+    return _encode_head(response.status, {**headers, **response.headers}, keep_alive) + response.body
+
+
+def encode_head(status: HTTPStatus, headers: Mapping[str, str], length: int) -> bytes:
+    """The head of an answer whose body, of `length` bytes, follows and ends the connection."""
+    return _encode_head(status, {"Content-Length": str(length), **headers}, keep_alive=False)
+
+
+def _encode_head(status: HTTPStatus, headers: Mapping[str, str], keep_alive: bool) -> bytes:
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", f"Date: {_date(int(time.time()))}"]
-    if response.content_type:
-        lines.append(f"Content-Type: {response.content_type}")
-    if status is not HTTPStatus.NO_CONTENT:
-        lines.append(f"Content-Length: {len(response.body)}")
-    lines.extend(f"{name}: {value}" for name, value in response.headers.items())
+    lines.extend(f"{name}: {value}" for name, value in headers.items())
     if not keep_alive:
         lines.append("Connection: close")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + response.body
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def error_response(error: HttpError) -> Response:

@@ -14,22 +14,27 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rpc import bridge as bridges, connection, jsonrpc, xmlrpc
+from rpc import bridge as bridges, connection, jsonrpc, stream, xmlrpc
 
 log = logging.getLogger(__name__)
 
 Routes = connection.Routes
 
 
-def rpc_routes(bridge: bridges.Bridge, errors: Mapping[str, tuple[int, str]]) -> Routes:
-    """Where the bindings live: XML-RPC on ``/`` and ``/RPC2``, JSON-RPC on ``/jsonrpc``.
+def rpc_routes(
+    bridge: bridges.Bridge,
+    errors: Mapping[str, tuple[int, str]],
+    streams: Mapping[str, stream.Handler] | None = None,
+) -> Routes:
+    """Where the bindings live: XML-RPC on ``/`` and ``/RPC2``, JSON-RPC on ``/jsonrpc``, streams on ``/``.
 
     Args:
         bridge: calls the verbs.
         errors: error class name -> (status code, message template), for the API's self-description.
+        streams: method of HTTP -> what answers it on ``/``.
     """
     xml = {"POST": xmlrpc.Binding(bridge)}
-    return {"/": xml, "/RPC2": xml, "/jsonrpc": {"POST": jsonrpc.Binding(bridge, errors)}}
+    return {"/": {**xml, **(streams or {})}, "/RPC2": xml, "/jsonrpc": {"POST": jsonrpc.Binding(bridge, errors)}}
 
 
 class Server(socketserver.TCPServer):
