@@ -1,11 +1,13 @@
 """What can happen to an image until somebody calls for help, played on the model: a guest, merges, crashes.
 
-Each history ends with qemu killed or with the host losing power, somewhere in or after a merge, with metadata as old as
-it may be. `Story.truth` is what the guest's disk must show: everything that the guest flushed. What was not flushed
-when the power went, copies of a running merge above all, may be lost, and so may the times of the last writes.
+Each era ends with qemu killed or with the host losing power, somewhere in or after a merge, with metadata as old as it
+may be. `Player.truth` is what the guest's disk must show: everything that the guest flushed. What was not flushed when
+the power went, copies of a running merge above all, may be lost, and so may the times of the last writes. After a
+repair life goes on: dropped volumes are deleted, or half deleted, or left; snapshots are taken, or gone back to.
 """
 
-import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -20,31 +22,20 @@ MARGIN = 5.0
 _LAG = 2.0
 
 
-@dataclasses.dataclass
-class Story:
-    """An image and what is known of it.
+class Player:
+    """Plays one history; every choice is drawn.
 
     Attributes:
-        image: what storage shows in the end.
+        image: what storage shows.
         leaf: the volume that the caller calls the leaf.
-        truth: cluster to value, zeros left out.
-        running: the volume that held the guest's disk at the end.
+        running: the volume that holds the guest's disk.
+        truth: what a guest on it must see: cluster to value, zeros left out.
+        others: the same for other leaves, on which no guest runs.
         started: when the host was started, for the bounds; 0 for long ago.
         told: what happened, for the message of a failed test.
     """
 
-    image: model.Image
-    leaf: int
-    truth: dict[int, int]
-    running: int
-    started: float
-    told: list[str]
-
-
-class Player:
-    """Plays one history; every choice is drawn."""
-
-    def __init__(self, draw: st.DrawFn) -> None:
+    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
         self.draw = draw
         self.now = 1_000_000.0
         self.serial = 100
@@ -55,6 +46,8 @@ class Player:
         self.image = self._chain()
         self.leaf = self.running = max(self.image.volumes)
         self.truth = self.image.view(self.leaf)
+        self.others: dict[int, dict[int, int]] = {}
+        self.started = 0.0
 
     def one_of(self, *values: object) -> object:
         return self.draw(st.sampled_from(values))
@@ -124,11 +117,13 @@ class Player:
     # ------------------------------------------------------------ merges beneath the leaf
 
     def chain(self) -> list[int]:
-        return self.image._headers(self.running)
+        """Volumes that a merge may write to or take away, from the leaf downwards: no other leaf stands on them."""
+        shared = {n for leaf in self.others for n in self.image._headers(leaf)}
+        return [n for n in self.image._headers(self.running) if self.image.volumes[n].own and n not in shared]
 
     def merge_below(self, last: bool) -> bool:
         """A merge of volumes beneath the leaf; True when it ends the history."""
-        chain = [n for n in self.chain() if self.image.volumes[n].own]
+        chain = self.chain()
         if len(chain) < 3:
             return False
         at = self.draw(st.integers(0, len(chain) - 3))
@@ -161,7 +156,7 @@ class Player:
     def merge_leaf(self) -> None:
         leaf, volume = self.running, self.image.volumes[self.running]
         target = volume.link
-        if target is None or not self.image.volumes[target].own:
+        if target not in self.chain():
             return
         end = str(self.one_of("copying", "ready", "marked", "pivoted", "pivoted", "failed", "only marked"))
         self.tell(f"merge leaf {leaf} into {target}: {end}")
@@ -210,21 +205,23 @@ class Player:
 
     # ------------------------------------------------------------ the end
 
-    def end(self) -> Story:
+    def crash(self) -> None:
         self.now += float(str(self.one_of(0.0, 0.5, 3.0)))
         power = self.draw(st.integers(0, 2)) == 0
         self.tell("the host loses power" if power else "qemu is killed")
-        if power:
-            self.lose()
         horizon = self.now
         if power:
+            self.lose()
             horizon = max([self.now - self.draw(st.floats(0, COMMIT)), *self.commits])
         for number, times in self.log.items():
             kept = [each for each in times if each <= horizon]
             if kept and number in self.image.volumes:
                 self.image.volumes[number].time = kept[-1]
-        started = self.now + 60 if power or self.draw(st.integers(0, 3)) == 0 else 0.0
-        return Story(self.image, self.leaf, self.truth, self.running, started, self.told)
+        self.log.clear()
+        self.unflushed.clear()
+        self.now += 60
+        if power or self.draw(st.integers(0, 3)) == 0:
+            self.started = self.now
 
     def lose(self) -> None:
         """Unflushed clusters of a target may be what they were, or rubbish."""
@@ -241,18 +238,49 @@ class Player:
                 elif kind == "rubbish" and cluster in holds:
                     holds[cluster] = 9999
 
+    # ------------------------------------------------------------ eras
 
-@st.composite
-def stories(draw: st.DrawFn) -> Story:
-    """Some merges one after the other, the last of them maybe cut off, with a guest in between."""
-    player = Player(draw)
-    player.guest()
-    merges = draw(st.integers(0, 3))
-    for number in range(merges):
-        player.wait()
-        if player.merge_below(last=number == merges - 1):
-            return player.end()
-        player.guest()
-    if draw(st.booleans()):
-        player.merge_leaf()
-    return player.end()
+    def era(self) -> None:
+        """Some merges one after the other, the last of them maybe cut off, with a guest in between."""
+        self.guest()
+        merges = self.draw(st.integers(0, 3))
+        for number in range(merges):
+            self.wait()
+            if self.merge_below(last=number == merges - 1):
+                return self.crash()
+            self.guest()
+        if self.yes():
+            self.merge_leaf()
+        return self.crash()
+
+    def go_on(self, chain: list[int], dropped: list[int]) -> None:
+        """Use an image after its repair: the engine deletes what was dropped, or not yet, and takes a snapshot."""
+        self.leaf = self.running = chain[-1]
+        self.wait()
+        for number in dropped:
+            fate = self.one_of("deleted", "half deleted", "left")
+            self.tell(f"dropped volume {number} is {fate}")
+            if fate == "deleted":
+                del self.image.volumes[number]
+            elif fate == "half deleted":
+                self.image.volumes[number].gone = True
+                self.image.volumes[number].legality = volume_metadata.ILLEGAL
+        if self.yes():
+            self.snapshot(self.running if self.yes() else chain[self.draw(st.integers(0, len(chain) - 1))])
+
+    def snapshot(self, parent: int) -> None:
+        """A new leaf: on the running one, or in its stead on an older one (a preview)."""
+        beneath = self.image.volumes[parent]
+        if parent != self.running:
+            self.others[self.running] = self.truth
+        number = max(self.image.volumes) + 1
+        version = int(str(self.one_of(2, 3)))
+        self.image.volumes[number] = model.Volume(
+            number, parent, parent, voltype=volume_metadata.LEAF, time=self.now, version=version
+        )
+        if beneath.own:
+            beneath.voltype = volume_metadata.INTERNAL
+        self.commits.append(self.now)
+        self.leaf = self.running = number
+        self.truth = self.image.view(number)
+        self.tell(f"snapshot {number} on {parent}")

@@ -33,6 +33,7 @@ class Volume:
         time: when it was last written, as the file system says; seconds.
         marked: when its metadata was last written, seconds.
         version: of a qcow2 image; version 2 has no clusters of zeros, so without backing it drops them.
+        gone: its data is deleted, its record is not yet.
     """
 
     number: int
@@ -46,6 +47,7 @@ class Volume:
     time: float = 0.0
     marked: float = 0.0
     version: int = 3
+    gone: bool = False
 
     @property
     def forgets(self) -> bool:
@@ -105,6 +107,9 @@ class Image:
     def _record(self, v: Volume) -> record.Record:
         link = None if v.link is None else volume_id(v.link)
         marked = int(v.marked * SECOND) if v.legality == volume_metadata.ILLEGAL else 0
+        if v.gone:
+            fault = record.data_fault(v.id, "No such file or directory")
+            return record.Record(v.id, v.own, v.metadata(), faults=(fault,), gone=True, marked_ns=marked)
         return record.Record(v.id, v.own, v.metadata(), link, link, mtime_ns=int(v.time * SECOND), marked_ns=marked)
 
     def answer(self, question: evidence.Question) -> evidence.Answer:
