@@ -14,7 +14,7 @@ import mmap
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".new"
@@ -22,6 +22,8 @@ TEMPORARY_SUFFIX = ".new"
 PROBE_PREFIX = ".probe."
 
 _PROBE_SIZE = 4096  # bytes; a multiple of every sector size in use
+
+_PIECE = 4 * 1024 * 1024  # bytes that are copied at a time
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -126,6 +128,94 @@ def allocate(path: Path, offset: int, length: int) -> None:
         os.posix_fallocate(fd, offset, length)
     finally:
         os.close(fd)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Give a regular file exact permission bits; durable on return.
+
+    Raises:
+        OSError: EINVAL when it is no regular file, ELOOP when it is a symbolic link, else the system's.
+    """
+    fd = os.open(path, _READ | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        os.fchmod(fd, mode)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def copy_tree(source: Path, target: Path) -> list[Path]:
+    """Copy a directory of small files to a name that is free; durable on return.
+
+    A crash leaves a part of the target, for `remove_tree`. Only directories and regular files are copied, with their
+    permission bits.
+
+    Returns:
+        What was left out, because it is neither.
+    """
+    left_out = []
+    os.mkdir(target, stat.S_IMODE(os.lstat(source).st_mode))
+    for entry in sorted(os.scandir(source), key=lambda each: each.name):
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            left_out += copy_tree(path, target / entry.name)
+        elif entry.is_file(follow_symlinks=False):
+            _copy_file(path, target / entry.name)
+        else:
+            left_out.append(path)
+    sync_directory(target)
+    sync_directory(target.parent)
+    return left_out
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    fd = os.open(source, _READ | os.O_NONBLOCK)
+    with os.fdopen(fd, "rb", buffering=0) as stream:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(source))
+        _write_new(target, stream.readall(), stat.S_IMODE(info.st_mode))
+
+
+class Writer(contextlib.AbstractContextManager["Writer"]):
+    """Replaces the content of an existing regular file, piece by piece; nothing is durable before `sync`.
+
+    Args:
+        path: the file; a symbolic link is refused with ELOOP.
+
+    Raises:
+        OSError: it cannot be opened; EINVAL when it is not a regular file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            os.close(self._fd)
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def resize(self, size: int) -> None:
+        """Cut the file, or let it grow by a hole. Give all blocks back with 0."""
+        os.ftruncate(self._fd, size)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write all of it at a place.
+
+        Raises:
+            OSError: ENOSPC, EFBIG, EIO...; a part may have been written.
+        """
+        while data:
+            written = os.pwrite(self._fd, data, offset)
+            offset += written
+            data = data[written:]
+
+    def sync(self) -> None:
+        """Make all of it durable."""
+        os.fsync(self._fd)
 
 
 def sync(path: Path) -> None:
@@ -257,6 +347,41 @@ def rename(source: Path, target: Path) -> None:
     sync_directory(target.parent)
     if source.parent != target.parent:
         sync_directory(source.parent)
+
+
+def put_over(source: Path, target: Path) -> None:
+    """Put a finished file in the place of another in the same directory, which is gone then; durable on return.
+
+    After any crash the target is the old or the new file. Where both are names of one file, `source` just goes.
+    """
+    os.rename(source, target)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(source)  # renaming does nothing when both are names of one file
+    sync_directory(target.parent)
+
+
+def copy_ranges(
+    source: Path, target: Path, ranges: Iterable[tuple[int, int]], check: Callable[[], None] = lambda: None
+) -> None:
+    """Copy parts of a file to the same places of an existing one, which grows where needed; not durable: `sync`.
+
+    Args:
+        ranges: half-open byte ranges; what lies behind the source's end is left out.
+        check: called between pieces; what it raises ends the copy.
+    """
+    with contextlib.ExitStack() as stack:
+        reader = os.open(source, _READ)
+        stack.callback(os.close, reader)
+        writer = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        stack.callback(os.close, writer)
+        for start, end in ranges:
+            while start < end:
+                check()
+                data = os.pread(reader, min(end - start, _PIECE), start)
+                if not data:
+                    break
+                written = os.pwrite(writer, data, start)
+                start += written
 
 
 def link(source: Path, target: Path) -> None:

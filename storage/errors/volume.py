@@ -50,6 +50,11 @@ class VolumeAlreadyExists(base.StorageError):
     template = "volume {volume} already exists in image {image}"
 
 
+class VolumeNonWritable(base.StorageError):
+    code = 213
+    template = "volume {volume} must not be changed: {reason}"
+
+
 class VolumeNonShareable(base.StorageError):
     code = 214
     template = "volume {volume} cannot be shared: {reason}"
@@ -90,7 +95,27 @@ class IncorrectType(base.StorageError):
     template = "volume allocation {type} is neither 1 (preallocated) nor 2 (sparse)"
 
 
+class VolumeResizeValueError(base.StorageError):
+    code = 232
+    template = "volume {volume} cannot get a size of {size} bytes: {reason}"
+
+
 # ---------------------------------------------------------------- images
+
+
+class TemplateCreationError(base.StorageError):
+    code = 251
+    template = "volume could not be copied: {reason}"
+
+
+class MergeSnapshotsError(base.StorageError):
+    code = 252
+    template = "volumes could not be merged: {reason}"
+
+
+class MoveImageError(base.StorageError):
+    code = 253
+    template = "image could not be moved: {reason}"
 
 
 class ImagePathError(base.StorageError):
@@ -108,9 +133,39 @@ class ImageDeleteError(base.StorageError):
     template = "image {image} could not be deleted: {reason}"
 
 
+class DestImageActionError(base.StorageError):
+    code = 260
+    template = "image {image} in domain {domain} does not fit what is to be copied: {reason}"
+
+
+class CopyImageError(base.StorageError):
+    code = 261
+    template = "image {image} could not be copied: {reason}"
+
+
 class ImageIsNotLegalChain(base.StorageError):
     code = 262
     template = "chain of image {image} cannot be settled: {reason}"
+
+
+class MultipleMoveImageError(base.StorageError):
+    code = 264
+    template = "images could not be moved: {reason}"
+
+
+class OverwriteImageError(base.StorageError):
+    code = 265
+    template = "image {image} exists in domain {domain} already: {reason}"
+
+
+class MoveTemplateImageError(base.StorageError):
+    code = 266
+    template = "image {image} is a template that images {users} still use"
+
+
+class MergeVolumeRollbackError(base.StorageError):
+    code = 267
+    template = "merge into volume {volume} could not be undone: {reason}"
 
 
 class ImageDoesNotExistInSD(base.StorageError):

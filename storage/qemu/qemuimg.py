@@ -194,27 +194,106 @@ class QemuImg:
         *,
         compat: str | None = None,
         existing: bool = False,
+        zeroed: bool = False,
+        beneath: Path | None = None,
+        beneath_format: str | None = None,
         stop: threading.Event | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        """Copy a guest's disk, read through its whole chain, into one image. Not durable: sync the target afterwards.
+        """Copy a guest's disk into one image. Not durable: sync the target afterwards.
 
         Args:
             existing: write into the target as it is, instead of making it.
+            zeroed: the existing target reads as zeros throughout, so zeros need not be written: a sparse target stays
+                sparse, and one with blocks set aside keeps them.
+            beneath: backing file of the existing target; then only what the source's own layer holds is copied, and
+                what stands beneath the source must read the same. Without it the source is read through its chain.
+            beneath_format: format of that backing file.
             stop: ends the copy within a fraction of a second; raises Stopped, and the caller removes the target.
             progress: called with percent done, 0..100.
         """
         arguments = ["convert", "-p", "-t", "writeback", "-f", _format(source_format), "-O", _format(target_format)]
         arguments += ["-n"] if existing else []
+        arguments += ["--target-is-zero"] if existing and zeroed else []
+        arguments += ["-B", _absolute(beneath), "-F", _format(beneath_format)] if beneath else []
         arguments += ["-o", f"compat={_one_of(compat, _COMPATS)}"] if compat else []
+        self._long_run(*arguments, "--", _absolute(source), _absolute(target), stop=stop, progress=progress)
 
-        def report(data: bytes) -> None:
-            found = _PROGRESS.findall(data)
-            if found and progress:
-                progress(float(found[-1]))
+    def rebase(
+        self,
+        path: Path,
+        backing: str,
+        backing_format: str,
+        *,
+        stop: threading.Event | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        """Let an image stand on another volume of its chain: it gets what those in between hold, then a new header.
 
-        paths = (_absolute(source), _absolute(target))
-        self._run(*arguments, "--", *paths, limits=self._long, stop=stop, on_output=report)
+        At every moment the image reads the same, also when it is cut off. Not durable: sync it afterwards.
+
+        Args:
+            backing: name of a file that its chain has further down, relative to the image's directory.
+        """
+        arguments = ("rebase", "-p", "-t", "writeback", "-f", "qcow2", "-F", _format(backing_format))
+        names = ("-b", _backing(backing), "--", _absolute(path))
+        self._long_run(*arguments, *names, stop=stop, progress=progress)
+
+    def commit(
+        self,
+        top: Path,
+        base: Path,
+        *,
+        stop: threading.Event | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        """Write what a qcow2 image and those beneath it hold into `base`, a file further down its chain.
+
+        The image itself is not changed and reads the same at every moment; what `base` reads as by itself changes.
+        Not durable: sync the base afterwards.
+        """
+        arguments = ("commit", "-p", "-t", "writeback", "-f", "qcow2", "-d", "-b", _absolute(base))
+        self._long_run(*arguments, "--", _absolute(top), stop=stop, progress=progress)
+
+    def resize(self, path: Path, fmt: str, size: int) -> None:
+        """Make an image larger; qemu-img itself refuses to shrink one. Not durable: sync it afterwards.
+
+        Args:
+            size: virtual size in bytes.
+        """
+        self._run("resize", "-q", "-f", _format(fmt), "--", _absolute(path), str(size))
+
+    def measure(self, path: Path, fmt: str, target_format: str, *, preallocated: bool = False) -> int:
+        """Bytes of file that a copy of the disk, read through its chain, takes at most.
+
+        Args:
+            preallocated: for a target that has all its space set aside.
+        """
+        arguments = ("measure", "-f", _format(fmt), "-O", _format(target_format), "--output=json")
+        answer = self._json(*arguments, "--", _absolute(path))
+        try:
+            return int(_typed(answer["fully-allocated" if preallocated else "required"], int))
+        except (KeyError, TypeError) as error:
+            raise Failed(0, f"unexpected answer of measure: {error!r:.200}") from error
+
+    def snapshots(self, path: Path) -> list[str]:
+        """Names of the internal snapshots of a qcow2 image."""
+        found = self.info(path, "qcow2").raw.get("snapshots", [])
+        try:
+            return [_typed(_typed(each, dict)["name"], str) for each in _typed(found, list)]
+        except (KeyError, TypeError) as error:
+            raise Failed(0, f"unexpected answer of info: {error!r:.200}") from error
+
+    def snapshot(self, path: Path, action: str, name: str) -> None:
+        """Work on an internal snapshot of a qcow2 image; atomic, but not durable: sync it afterwards.
+
+        Args:
+            action: "create", "apply" (the image reads again as it did) or "delete".
+            name: of the snapshot.
+        """
+        option = {"create": "-c", "apply": "-a", "delete": "-d"}[action]
+        # Its cost follows the tables of the image, which may be large.
+        self._run("snapshot", "-q", option, name, _absolute(path), limits=self._long)
 
     def map_layer(self, path: Path, fmt: str) -> list[dict[str, Any]]:
         """What one layer holds as qemu sees it, without its backing file: rows of start, length, present, data."""
@@ -223,6 +302,18 @@ class QemuImg:
             node["backing"] = None
         rows = self._json("map", "--output=json", "json:" + json.dumps(node, ensure_ascii=False), expect=list)
         return [row for row in rows if isinstance(row, dict)]
+
+    def _long_run(
+        self, *arguments: str, stop: threading.Event | None, progress: Callable[[float], None] | None
+    ) -> child.Result:
+        """Run what takes as long as it takes, telling how far it is."""
+
+        def report(data: bytes) -> None:
+            found = _PROGRESS.findall(data)
+            if found and progress:
+                progress(float(found[-1]))
+
+        return self._run(*arguments, limits=self._long, stop=stop, on_output=report)
 
     def _json(self, *arguments: str, expect: type = dict) -> Any:
         return _parse(self._run(*arguments), expect)
