@@ -19,7 +19,7 @@ demo: setup ## watch a half-merged volume chain being recovered
 
 test: setup ## check everything: style, types, layering, and all tests
 	@.ci/check
-	@$(PYTHON) -m pytest -q -n 2
+	@$(PYTHON) -m pytest -n 2
 
 check: setup ## style, types and layering only (quick)
 	@.ci/check
