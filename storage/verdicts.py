@@ -62,8 +62,11 @@ def _answer(kept: dict[str, Any]) -> evidence.Answer:
     return dataclasses.replace(found, remembered=True)
 
 
-def _fingerprint(records: walk.Records, question: evidence.Question) -> dict[str, list[int]]:
-    """Length, time and identity of every file that the answer came from."""
+def _fingerprint(records: walk.Records, question: evidence.Question) -> list[list[str | int]]:
+    """Every file that the answer came from, with length, time and identity, and in the order of the stacks.
+
+    The order counts: a repair points headers back and then restores the times of their files.
+    """
     child = [question.child] if question.child else []
-    volumes = {*question.upper, *child, *question.below, *walk.headers(records, question.upper[-1])}
-    return {v: [records[v].size, records[v].mtime_ns, records[v].inode] for v in sorted(volumes)}
+    volumes = (*question.upper, *walk.headers(records, question.upper[-1])[1:], *child, *question.below)
+    return [[v, records[v].size, records[v].mtime_ns, records[v].inode] for v in volumes if v in records]
