@@ -2,12 +2,14 @@
 
 The tree (format: the protocol's repository, so that a repository can be handed over in both directions)::
 
-    <repository>/mnt/<encoded path>            one connection; for a local directory a symbolic link to it
+    <repository>/mnt/<encoded path>            one connection: a mount, or for a local directory a symbolic link to it
+    <repository>/mnt/glusterSD/<encoded path>  the same for GlusterFS
     <repository>/mnt/<encoded path>/<domain>   a file domain
     <repository>/<pool>/<domain>               link to the domain, while the pool is connected
     <repository>/<pool>/mastersd               link to the master domain
     <repository>/hsm-tasks                     tasks of this host
     <repository>/run/<domain>/<image>          link to a prepared image
+    <repository>/connections.json              connections that this host keeps up (references)
 """
 
 import dataclasses
@@ -18,6 +20,10 @@ from storage import errors, ids
 
 METADATA = "dom_md/metadata"
 MASTER_LINK = "mastersd"
+
+GLUSTER = "glusterSD"
+CONTAINERS = ("blockSD", GLUSTER)
+"""Entries of ``<repository>/mnt`` that are no connections but hold entries of other kinds."""
 
 NAME_LIMIT = 255
 """Most bytes of one name in a directory."""
@@ -51,6 +57,11 @@ class Repository:
     def run(self) -> Path:
         """Root of the links to prepared images."""
         return self.root / "run"
+
+    @property
+    def references(self) -> Path:
+        """Record of the references to connections, which are kept up."""
+        return self.root / "connections.json"
 
     def connection(self, path: str) -> Path:
         """Mount point (or link) of the connection to a canonical `path`."""
@@ -86,6 +97,11 @@ def encode(path: str) -> str:
     return path.replace("_", "__").replace("/", "_")
 
 
+def is_unprintable(text: str) -> bool:
+    """Whether a text holds what a path in a line-based record and in a message must never hold."""
+    return _UNPRINTABLE.search(text) is not None
+
+
 def canonical_local(path: str) -> str:
     """The one spelling of an absolute local path: no doubled and no trailing slash, no ``.``. Symbolic links stay.
 
@@ -96,7 +112,7 @@ def canonical_local(path: str) -> str:
         StorageDomainIllegalRemotePath: not absolute, the root itself, with a ``..`` component (what it means depends
             on links, so it has no canonical text), with control characters, or too long for a name.
     """
-    if _UNPRINTABLE.search(path):
+    if is_unprintable(path):
         raise errors.StorageDomainIllegalRemotePath(path=repr(path), reason="it holds control characters")
     if not path.startswith("/"):
         raise errors.StorageDomainIllegalRemotePath(path=repr(path), reason="it is not absolute")

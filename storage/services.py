@@ -5,7 +5,7 @@ import functools
 import logging
 
 from storage import files, layout, locks, settings
-from storage.domains import connections, domain, monitor
+from storage.domains import connections, domain, monitor, mounter
 from storage.jobs import recovery, taskmanager
 from storage.pools import inuse, pool, spm
 from storage.volumes import rollback
@@ -64,13 +64,13 @@ def build(wanted: settings.Settings) -> Services:
     files.make_directory(repository.mnt)
     table = recovery.Table(rollback.ACTIONS)
     lock_table = locks.LockTable(wanted.lock_timeout)
-    domains = domain.Finder(repository)
+    domains = domain.Finder(repository, local_posixfs=wanted.local_posixfs)
     pools = pool.Registry(repository, domains)
     built = Services(
         settings=wanted,
         repository=repository,
         locks=lock_table,
-        connections=connections.Connections(repository),
+        connections=connections.Connections(repository, mounter.Mounter(wanted.mount_timeout)),
         domains=domains,
         pools=pools,
         tasks=taskmanager.Manager(table, lock_table, workers=wanted.workers, limit=wanted.max_tasks),

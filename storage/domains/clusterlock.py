@@ -3,7 +3,8 @@
 `LocalLock` is an ``flock`` on ``dom_md/ids``, as the protocol has it for local directories: it excludes every other
 process of the same host, vdsm included, and nobody else. The file stays as it is, empty or initialised by sanlock.
 Storage that several hosts see needs disk Paxos (sanlock); until that exists, such domains get `UnsupportedLock`, whose
-acquire refuses. Falling back to the local lock there would allow two SPMs at once.
+acquire refuses. Falling back to the local lock there would allow two SPMs at once. A POSIX file system may be on a
+device of this host alone, which nothing on it tells: there the operator may say so (``storage.local_posixfs``).
 """
 
 import contextlib
@@ -24,6 +25,10 @@ RESERVED_HOST_ID = 250
 """Host id of verbs that need the lock before the host has an id of its own."""
 
 LOCAL_TYPE = "LOCALFS"
+POSIX_TYPE = "POSIXFS"
+
+SINGLE_HOST_FILE_SYSTEMS = frozenset(("btrfs", "ext2", "ext3", "ext4", "f2fs", "xfs"))
+"""Types of file systems on a device that only one host can have mounted at a time."""
 
 # A look (`inquire`) holds the file shared for microseconds; an acquire that meets it must not fail.
 _ATTEMPTS = 5
@@ -76,17 +81,34 @@ class ClusterLock(Protocol):
         """`acquire` and release around a block."""
 
 
-def for_domain(domain_id: ids.DomainId, type_name: str, ids_path: Path) -> ClusterLock:
+def for_domain(
+    domain_id: ids.DomainId,
+    type_name: str,
+    ids_path: Path,
+    file_system: str | None = None,
+    *,
+    local_posixfs: bool = False,
+) -> ClusterLock:
     """The lock that a domain needs, by the type in its metadata and never by the shape of its path.
 
     Args:
         domain_id: the domain.
         type_name: value of TYPE, such as ``LOCALFS``.
         ids_path: the domain's ``dom_md/ids``.
+        file_system: type of the file system that the connection has mounted, such as ``xfs``; None without a mount.
+        local_posixfs: the operator says that POSIX file systems here are seen by this host only. That is believed
+            only of file systems that two hosts cannot have mounted at the same time anyway.
     """
     if type_name == LOCAL_TYPE:
         return LocalLock(domain_id, ids_path)
-    return UnsupportedLock(domain_id, f"domains of type {type_name} need sanlock, which is not supported yet")
+    reason = f"domains of type {type_name} need sanlock, which is not supported yet: other hosts may see them"
+    if type_name == POSIX_TYPE and not local_posixfs:
+        reason += "; storage.local_posixfs says that this host is the only one"
+    elif type_name == POSIX_TYPE and file_system not in SINGLE_HOST_FILE_SYSTEMS:
+        reason += f" (storage.local_posixfs does not hold for file systems of type {file_system})"
+    elif type_name == POSIX_TYPE:
+        return LocalLock(domain_id, ids_path)
+    return UnsupportedLock(domain_id, reason)
 
 
 class LocalLock:

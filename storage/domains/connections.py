@@ -1,13 +1,14 @@
 """Connections to storage servers: what connectStorageServer makes, checks and takes away.
 
 A connection is an entry of ``<repository>/mnt`` named after the server's path (`layout.encode`). For a local directory
-the entry is a symbolic link to it; that is the only type so far. Network types come as further implementations of
-`Connection`, listed in `KINDS`.
+the entry is a symbolic link to it; NFS, POSIX file systems and GlusterFS are mounted on it (`mounts`). Each type is an
+implementation of `Connection`, listed in `KINDS`.
 
 The name is made from the canonical path, so ``/foo/`` and ``/foo`` are one connection; and because the encoding is not
 injective, an entry that points elsewhere is a collision and refused, never re-pointed.
 """
 
+import contextlib
 import logging
 import os
 import stat
@@ -17,19 +18,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from storage import errors, files, layout
+from storage.domains import mounter, mounts as mounted, mountspec, mounttable
 
 log = logging.getLogger(__name__)
 
 LOCALFS = 4
 
-# Entries of <repository>/mnt that are no connections but hold entries of other kinds.
-_CONTAINERS = ("blockSD", "glusterSD")
-
 
 class Connection(Protocol):
-    """One entry of a connect, disconnect or validate call. All three may be repeated.
+    """One entry of a connect, disconnect or validate call. All of them may be repeated.
 
-    Raises (all three):
+    Raises (all of them):
         StorageError: its code becomes the status of the entry.
     """
 
@@ -41,6 +40,9 @@ class Connection(Protocol):
 
     def validate(self) -> None:
         """Check whether `connect` would work; changes nothing."""
+
+    def is_connected(self) -> bool:
+        """Whether it is connected; raises when it is, but cannot be used."""
 
 
 class LocalConnection:
@@ -79,6 +81,9 @@ class LocalConnection:
 
     def validate(self) -> None:
         self._is_connected(self._checked())
+
+    def is_connected(self) -> bool:
+        return self._is_connected(self._checked())
 
     def mount(self) -> Path:
         """The entry of this connection, which must exist and lead to a usable directory."""
@@ -125,7 +130,7 @@ class LocalConnection:
 
 
 class UnsupportedConnection:
-    """A connection of a type that this release cannot make."""
+    """A connection of a type that this release cannot make, or with words that nothing can be made of."""
 
     def __init__(self, error: errors.StorageError) -> None:
         self._error = error
@@ -136,45 +141,61 @@ class UnsupportedConnection:
     def validate(self) -> None:
         raise self._error
 
+    def is_connected(self) -> bool:
+        raise self._error
+
     def disconnect(self) -> None:
         """Nothing of this type is ever connected, so there is nothing to undo."""
 
 
-Factory = Callable[[layout.Repository, Mapping[str, Any]], Connection]
+Factory = Callable[[layout.Repository, mounter.Mounter, Mapping[str, Any]], Connection]
 
 
-def _local(repository: layout.Repository, parameters: Mapping[str, Any]) -> Connection:
+def _local(repository: layout.Repository, tool: mounter.Mounter, parameters: Mapping[str, Any]) -> Connection:
     return LocalConnection(repository, str(parameters.get("connection", "")))
 
 
-def _unmountable(kind: str) -> Factory:
-    def make(repository: layout.Repository, parameters: Mapping[str, Any]) -> Connection:
-        path = repr(str(parameters.get("connection", "")))
-        return UnsupportedConnection(errors.MountError(path=path, reason=f"{kind} is not supported yet"))
+def _mounted(server_type: int) -> Factory:
+    def make(repository: layout.Repository, tool: mounter.Mounter, parameters: Mapping[str, Any]) -> Connection:
+        try:
+            wanted = mountspec.of(server_type, parameters)
+        except errors.MountError as error:
+            return UnsupportedConnection(error)
+        return mounted.MountedConnection(repository, wanted, tool)
 
     return make
 
 
-def _block(repository: layout.Repository, parameters: Mapping[str, Any]) -> Connection:
+def _block(repository: layout.Repository, tool: mounter.Mounter, parameters: Mapping[str, Any]) -> Connection:
     return UnsupportedConnection(errors.StorageDomainTypeError(type="iSCSI or FCP"))
 
 
 KINDS: Mapping[int, Factory] = {
-    1: _unmountable("NFS"),
+    mountspec.NFS: _mounted(mountspec.NFS),
     2: _block,
     3: _block,
     LOCALFS: _local,
-    6: _unmountable("a POSIX file system"),
-    7: _unmountable("GlusterFS"),
+    mountspec.POSIXFS: _mounted(mountspec.POSIXFS),
+    mountspec.GLUSTERFS: _mounted(mountspec.GLUSTERFS),
 }
 """Server type number of the protocol to the maker of its connections."""
 
 
-class Connections:
-    """All connections of a repository. The links themselves are the table, so nothing is lost by a restart."""
+FILE_TYPES = (mountspec.NFS, LOCALFS, mountspec.POSIXFS, mountspec.GLUSTERFS)
+"""Types that a file domain can be stored on."""
 
-    def __init__(self, repository: layout.Repository) -> None:
+
+class Connections:
+    """All connections of a repository. Links and mounts themselves are the table, so nothing is lost by a restart.
+
+    Args:
+        repository: whose connections.
+        tool: mounts and unmounts.
+    """
+
+    def __init__(self, repository: layout.Repository, tool: mounter.Mounter | None = None) -> None:
         self._repository = repository
+        self._tool = tool or mounter.Mounter()
 
     def of(self, server_type: int, parameters: Mapping[str, Any]) -> Connection:
         """The connection that one entry of a call speaks of.
@@ -185,8 +206,25 @@ class Connections:
 
         Raises:
             KeyError: there is no such server type.
+            InvalidParameterException: a number among its words is none; the protocol refuses the whole call for that.
         """
-        return KINDS[server_type](self._repository, parameters)
+        return KINDS[server_type](self._repository, self._tool, parameters)
+
+    def place(self, domain_type: int, path: str) -> tuple[str, Path]:
+        """Where a domain of a type and path is stored: the path in its one form, and the entry of its connection.
+
+        Args:
+            domain_type: number of the protocol: 1, 4, 6 or 7.
+            path: what was connected.
+
+        Raises:
+            StorageDomainIllegalRemotePath: no connection can have such a path.
+            StorageServerAccessPermissionError, StorageDomainFSNotMounted: it is not connected, or is unusable.
+        """
+        if domain_type == LOCALFS:
+            path = layout.canonical_local(path)
+            return path, self.local_mount(path)
+        return mountspec.canonical(domain_type, path), mounted.place_of(self._repository, domain_type, path)
 
     def local_mount(self, path: str) -> Path:
         """Entry of a connected local directory.
@@ -200,24 +238,45 @@ class Connections:
 def mounts(repository: layout.Repository) -> list[Path]:
     """Entries of all connections, sorted: links of our own shape, and directories that something is mounted on.
 
-    A link that does not point where its name says was made by somebody else and is not followed.
+    A link that does not point where its name says was made by somebody else and is not followed; a directory without
+    a mount is what an interrupted connect left.
 
     Raises:
         OSError: the directory could not be read; when it does not exist there are no connections.
     """
+    found = _entries(repository.mnt)
+    if any(entry.name == layout.GLUSTER and _is_directory(entry) for entry in found):
+        found += _entries(repository.mnt / layout.GLUSTER)
+    links = [Path(entry.path) for entry in found if entry.is_symlink() and _is_ours(entry)]
+    directories = [Path(entry.path) for entry in found if entry.name not in layout.CONTAINERS and _is_directory(entry)]
+    places = {each.place for each in mounttable.read()} if directories else set()
+    return sorted([*links, *(each for each in directories if mounttable.resolved(each) in places)])
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
     try:
-        entries = sorted(os.scandir(repository.mnt), key=lambda entry: entry.name)
+        with os.scandir(directory) as entries:
+            return list(entries)
     except FileNotFoundError:
         return []
-    return [Path(entry.path) for entry in entries if entry.name not in _CONTAINERS and _is_mount(entry)]
 
 
-def _is_mount(entry: os.DirEntry[str]) -> bool:
+def name_of(path: str) -> str:
+    """Name of the entry that a path of any type would have."""
+    for canonical in (layout.canonical_local, mountspec.canonical_posix):
+        with contextlib.suppress(errors.StorageDomainIllegalRemotePath):
+            return layout.encode(canonical(path))
+    return layout.encode(path)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
     try:
-        if not entry.is_symlink():
-            return entry.is_dir(follow_symlinks=False)
         target = os.readlink(entry.path)
-    except FileNotFoundError:  # disconnected meanwhile
+    except OSError:  # disconnected meanwhile
         return False
     # Older writers of the format encode the path as it was given, so "/foo/" may be called "_foo_".
     ours = entry.name in (layout.encode(target), layout.encode(_canonical_or_none(target) or ""))

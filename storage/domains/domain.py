@@ -79,10 +79,12 @@ class Finder:
 
     Args:
         repository: whose connections are searched.
+        local_posixfs: see `clusterlock.for_domain`.
     """
 
-    def __init__(self, repository: layout.Repository) -> None:
+    def __init__(self, repository: layout.Repository, *, local_posixfs: bool = False) -> None:
         self._repository = repository
+        self._local_posixfs = local_posixfs
         self._guard = threading.Lock()
         self._known: dict[Path, filedomain.FileDomain] = {}
         self._places: dict[ids.DomainId, Path] = {}
@@ -179,7 +181,8 @@ class Finder:
 
     def _at(self, domain_id: ids.DomainId, mount: Path) -> filedomain.FileDomain:
         with self._guard:
-            return self._known.get(mount / domain_id) or filedomain.FileDomain(domain_id, mount)
+            known = self._known.get(mount / domain_id)
+            return known or filedomain.FileDomain(domain_id, mount, local_posixfs=self._local_posixfs)
 
 
 def _access_error(domain_id: ids.DomainId, error: OSError) -> errors.StorageDomainAccessError:

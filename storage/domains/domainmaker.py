@@ -36,15 +36,22 @@ _FREE_LEASE = b"------FREE------0000000000000000".ljust(_BLOCK_SIZE, b"\0")
 
 
 def initial_record(
-    domain_id: ids.DomainId, *, version: int, name: str, domain_class: str, remote_path: str
+    domain_id: ids.DomainId,
+    *,
+    version: int,
+    name: str,
+    domain_class: str,
+    remote_path: str,
+    type_name: str = clusterlock.LOCAL_TYPE,
 ) -> dict[str, str]:
-    """The record of a new local domain, keys as of its version; pure.
+    """The record of a new file domain, keys as of its version; pure.
 
     Args:
         version: one of `CREATABLE_VERSIONS`.
         name: name for people.
         domain_class: ``Data``, ``Iso`` or ``Backup``.
         remote_path: the connection's path.
+        type_name: of the storage, such as ``POSIXFS``.
 
     Raises:
         UnsupportedDomainVersion: no such version is made here.
@@ -62,7 +69,7 @@ def initial_record(
     values = {
         domain_metadata.VERSION: str(version),
         domain_metadata.DOMAIN_ID: str(domain_id),
-        domain_metadata.TYPE: clusterlock.LOCAL_TYPE,
+        domain_metadata.TYPE: type_name,
         domain_metadata.CLASS: domain_class,
         domain_metadata.ROLE: domain_metadata.REGULAR,
         domain_metadata.DESCRIPTION: name,
@@ -77,13 +84,20 @@ def initial_record(
 
 
 def create(
-    mount: Path, domain_id: ids.DomainId, *, version: int, name: str, domain_class: str, remote_path: str
+    mount: Path,
+    domain_id: ids.DomainId,
+    *,
+    version: int,
+    name: str,
+    domain_class: str,
+    remote_path: str,
+    type_name: str = clusterlock.LOCAL_TYPE,
 ) -> filedomain.FileDomain:
-    """Make a local domain; complete and durable on return. The caller holds the lock on the mount.
+    """Make a file domain; complete and durable on return. The caller holds the lock on the mount.
 
     Args:
         mount: entry of the connection in the repository.
-        domain_id, version, name, domain_class, remote_path: as `initial_record`.
+        domain_id, version, name, domain_class, remote_path, type_name: as `initial_record`.
 
     Raises:
         StorageDomainNotEmpty: the storage holds a domain already, or the remains of this one.
@@ -91,7 +105,14 @@ def create(
         StorageDomainMetadataCreationError: the system refused a step; what was made is removed again.
         StorageError: as `initial_record`.
     """
-    values = initial_record(domain_id, version=version, name=name, domain_class=domain_class, remote_path=remote_path)
+    values = initial_record(
+        domain_id,
+        version=version,
+        name=name,
+        domain_class=domain_class,
+        remote_path=remote_path,
+        type_name=type_name,
+    )
     record = domain_metadata.encode(values)
     domain = filedomain.FileDomain(domain_id, mount)
     try:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from storage import errors, files, ids, layout
-from storage.domains import clusterlock, domain_metadata
+from storage.domains import clusterlock, domain_metadata, mounttable
 
 VERSIONS = (0, 2, 3, 4, 5)
 """Versions that are read. 2 exists on block storage only and is never made here."""
@@ -41,9 +41,11 @@ class FileDomain:
     Args:
         domain_id: the domain.
         mount: entry of its connection in the repository, ``<repository>/mnt/<encoded path>``.
+        local_posixfs: see `clusterlock.for_domain`.
     """
 
-    def __init__(self, domain_id: ids.DomainId, mount: Path) -> None:
+    def __init__(self, domain_id: ids.DomainId, mount: Path, *, local_posixfs: bool = False) -> None:
+        self._local_posixfs = local_posixfs
         self.id = domain_id
         self.mount = mount
         self.path = mount / domain_id
@@ -134,18 +136,23 @@ class FileDomain:
 
     @property
     def remote_path(self) -> str:
-        """Where the connection leads: the target of its link; empty when it is gone."""
+        """Where the connection leads: the target of its link, or the source of its mount; empty when it is gone."""
         try:
             return os.readlink(self.mount)
         except OSError:
-            return ""
+            found = mounttable.at(self.mount)
+        return "" if found is None else found.source
 
     @property
     def cluster_lock(self) -> clusterlock.ClusterLock:
         """The lock of the SPM: always the same object, because whoever took it must give it back through it."""
         with self._guard:
             if self._cluster_lock is None:
-                self._cluster_lock = clusterlock.for_domain(self.id, self.metadata().type, self.ids_path)
+                kind, found = self.metadata().type, mounttable.at(self.mount)
+                file_system = None if found is None else found.type
+                self._cluster_lock = clusterlock.for_domain(
+                    self.id, kind, self.ids_path, file_system, local_posixfs=self._local_posixfs
+                )
             return self._cluster_lock
 
     @property
@@ -245,7 +252,9 @@ class FileDomain:
         return new
 
     def set_pool(self, pool_id: ids.PoolId) -> None:
-        """Record that the domain belongs to a pool; a second time changes nothing.
+        """Record that the domain belongs to a pool, and is no master there; a second time changes nothing.
+
+        The role goes in the same write: one that is left from another pool must not make it a second master of this.
 
         Raises:
             StorageDomainAlreadyAttached: it belongs to another pool and is no ISO domain, which several may share.
@@ -257,7 +266,8 @@ class FileDomain:
                 return
             if pools and metadata.domain_class != "Iso":
                 raise errors.StorageDomainAlreadyAttached(domain=self.id, pool=pools[0])
-            self.update({domain_metadata.POOLS: ",".join([*pools, pool_id])})
+            joined = ",".join([*pools, pool_id])
+            self.update({domain_metadata.POOLS: joined, domain_metadata.ROLE: domain_metadata.REGULAR})
 
     def clear_pool(self, pool_id: ids.PoolId | None = None) -> None:
         """Record in one write that the domain has left a pool and is no master.

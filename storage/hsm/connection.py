@@ -29,6 +29,7 @@ def connect(services: "storage_services.Services", domain_type: int, entries: En
 
     Raises:
         StorageServerConnectionError: the type does not exist, or an entry has no id. Nothing is connected then.
+        InvalidParameterException: a number among the words of an entry is none. Nothing is connected then.
     """
     return _each(services, domain_type, entries, lambda each: each.connect(), errors.StorageServerConnectionError)
 
@@ -62,11 +63,10 @@ def _each(
         raise refusal(reason=f"server type {domain_type} does not exist")
     if any("id" not in entry for entry in entries):
         raise refusal(reason="an entry has no id")
+    # All are made before the first is connected, so that a wrong number in one leaves nothing half done.
+    wanted = [(entry, services.connections.of(domain_type, entry)) for entry in entries]
     try:
-        statuses = [
-            {"id": str(entry["id"]), "status": _status(services.connections.of(domain_type, entry), action, entry)}
-            for entry in entries
-        ]
+        statuses = [{"id": str(entry["id"]), "status": _status(each, action, entry)} for entry, each in wanted]
     finally:
         services.domains.forget()
     return {"statuslist": statuses}

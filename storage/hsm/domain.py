@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from storage import errors, ids, layout, locks
+from storage import errors, ids, locks
 from storage.domains import clusterlock, connections, domain as storage_domain, domain_metadata, domainmaker
 from storage.volumes import image
 
@@ -32,14 +32,15 @@ def create(
     """Make a domain on connected storage.
 
     Args:
-        domain_type: number of the protocol; only 4 (a local directory) can be made here.
-        type_args: the directory, as it was connected.
+        domain_type: number of the protocol: 1 NFS, 4 a local directory, 6 a POSIX file system, 7 GlusterFS.
+        type_args: the directory or the source, as it was connected.
         domain_class: 1 Data, 2 Iso, 3 Backup.
         version: 0, 3, 4 or 5.
 
     Raises:
         StorageDomainAlreadyExists, StorageDomainClassError, UnsupportedDomainVersion, StorageDomainTypeError,
-        StorageDomainIllegalRemotePath, StorageServerAccessPermissionError: checked in this order.
+        StorageDomainIllegalRemotePath, StorageServerAccessPermissionError, StorageDomainFSNotMounted: checked in this
+            order.
         StorageError: as `domainmaker.create`.
     """
     if _exists(services, domain_id):
@@ -48,10 +49,9 @@ def create(
         raise errors.StorageDomainClassError(domain_class=domain_class)
     if version not in domainmaker.CREATABLE_VERSIONS:
         raise errors.UnsupportedDomainVersion(version=version)
-    if domain_type != connections.LOCALFS:
+    if domain_type not in connections.FILE_TYPES:
         raise errors.StorageDomainTypeError(type=TYPES.get(domain_type, domain_type))
-    path = layout.canonical_local(type_args)
-    mount = services.connections.local_mount(path)
+    path, mount = services.connections.place(domain_type, type_args)
     # One mount holds one domain, so creations on a mount exclude each other.
     with services.locks.hold(locks.exclusive(domain_id), locks.exclusive(mount.name), title="createStorageDomain"):
         if _exists(services, domain_id):
@@ -63,6 +63,7 @@ def create(
             name=name,
             domain_class=domainmaker.CLASSES[domain_class],
             remote_path=path,
+            type_name=TYPES[domain_type],
         )
 
 
@@ -211,7 +212,7 @@ def get_list(
     if pool_id is not None:
         services.pools.get(pool_id)
     services.domains.forget()
-    mount_name = None if remote_path is None else _mount_name(remote_path)
+    mount_name = None if remote_path is None else connections.name_of(remote_path)
     found = []
     for domain in services.domains.all():
         try:
@@ -227,13 +228,6 @@ def get_list(
         except errors.StorageError as error:
             log.warning("domain %s is left out: %s", domain.id, error)
     return {"domlist": found}
-
-
-def _mount_name(path: str) -> str:
-    try:
-        return layout.encode(layout.canonical_local(path))
-    except errors.StorageDomainIllegalRemotePath:
-        return layout.encode(path)
 
 
 def get_images(services: "storage_services.Services", domain_id: ids.DomainId) -> Result:

@@ -49,7 +49,8 @@ class Daemon:
         ready_seconds: how long it took to be ready.
 
     Args:
-        directory: an existing empty directory for its repository, configuration and log.
+        directory: an existing directory for its repository, configuration and log: empty, or that of an earlier one,
+            whose repository it then takes over.
         config: content of its configuration file.
         timeout: seconds until it must be ready.
 
@@ -60,7 +61,7 @@ class Daemon:
     def __init__(self, directory: Path, config: Mapping[str, Any] | None = None, timeout: float = 20.0) -> None:
         self.directory = directory
         self.repository = directory / "repository"
-        self.repository.mkdir()
+        self.repository.mkdir(exist_ok=True)
         configuration = directory / "vdsmlite.yaml"
         configuration.write_text(json.dumps(dict(config or {})))  # JSON is YAML
         self.command = [*PROGRAM, "serve", "--repository", str(self.repository)]

@@ -152,6 +152,31 @@ def test_impossible_host_ids_are_refused(lock: clusterlock.LocalLock, host_id: i
     assert lock.inquire() is None
 
 
+@pytest.mark.parametrize(
+    ("type_name", "file_system", "allowed", "local"),
+    [
+        ("POSIXFS", "xfs", True, True),
+        ("POSIXFS", "ext4", True, True),
+        ("POSIXFS", "ext4", False, False),
+        ("POSIXFS", "gfs2", True, False),
+        ("POSIXFS", "nfs", True, False),
+        ("POSIXFS", None, True, False),
+        ("NFS", "nfs", True, False),
+        ("GLUSTERFS", "fuse.glusterfs", True, False),
+        ("ISCSI", None, True, False),
+    ],
+)
+def test_a_posix_file_system_gets_it_only_where_the_operator_says_so_and_it_can_be(
+    path: Path, type_name: str, file_system: str | None, allowed: bool, local: bool
+) -> None:
+    lock = clusterlock.for_domain(DOMAIN, type_name, path, file_system, local_posixfs=allowed)
+    assert isinstance(lock, clusterlock.LocalLock) == local
+    if type_name == "POSIXFS" and not local:
+        with pytest.raises(errors.AcquireLockFailure, match="local_posixfs") as caught:
+            lock.acquire(1)
+        assert caught.value.code == 651
+
+
 def test_shared_storage_never_gets_the_local_lock(path: Path) -> None:
     assert isinstance(clusterlock.for_domain(DOMAIN, "LOCALFS", path), clusterlock.LocalLock)
     lock = clusterlock.for_domain(DOMAIN, "NFS", path)

@@ -158,8 +158,12 @@ def test_checks_come_in_the_order_of_the_catalogue(services: Any, data: Path) ->
     assert attempt(A, 9, "x", 9, 9) is errors.StorageDomainAlreadyExists
     assert attempt(fresh, 9, "x", 9, 9) is errors.StorageDomainClassError
     assert attempt(fresh, 9, "x", 1, 2) is errors.UnsupportedDomainVersion
-    for domain_type in (0, 1, 2, 3, 5, 6, 7, 9):
+    for domain_type in (0, 2, 3, 5, 9):
         assert attempt(fresh, domain_type, "x", 1, 3) is errors.StorageDomainTypeError
+    for domain_type, path in ((1, "server"), (1, "server:x"), (7, "/vol"), (6, "")):
+        assert attempt(fresh, domain_type, path, 1, 3) is errors.StorageDomainIllegalRemotePath
+    for domain_type, path in ((1, "server:/x"), (7, "server:vol"), (6, "/dev/x")):
+        assert attempt(fresh, domain_type, path, 1, 3) is errors.StorageDomainFSNotMounted
     assert attempt(fresh, 4, "x", 1, 3) is errors.StorageDomainIllegalRemotePath
     assert attempt(fresh, 4, f"{data}/../data", 1, 3) is errors.StorageDomainIllegalRemotePath
     assert attempt(fresh, 4, str(data.parent), 1, 3) is errors.StorageServerAccessPermissionError
