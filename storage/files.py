@@ -146,39 +146,6 @@ def set_mode(path: Path, mode: int) -> None:
         os.close(fd)
 
 
-def copy_tree(source: Path, target: Path) -> list[Path]:
-    """Copy a directory of small files to a name that is free; durable on return.
-
-    A crash leaves a part of the target, for `remove_tree`. Only directories and regular files are copied, with their
-    permission bits.
-
-    Returns:
-        What was left out, because it is neither.
-    """
-    left_out = []
-    os.mkdir(target, stat.S_IMODE(os.lstat(source).st_mode))
-    for entry in sorted(os.scandir(source), key=lambda each: each.name):
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            left_out += copy_tree(path, target / entry.name)
-        elif entry.is_file(follow_symlinks=False):
-            _copy_file(path, target / entry.name)
-        else:
-            left_out.append(path)
-    sync_directory(target)
-    sync_directory(target.parent)
-    return left_out
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    fd = os.open(source, _READ | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb", buffering=0) as stream:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(source))
-        _write_new(target, stream.readall(), stat.S_IMODE(info.st_mode))
-
-
 class Writer(contextlib.AbstractContextManager["Writer"]):
     """Replaces the content of an existing regular file, piece by piece; nothing is durable before `sync`.
 

@@ -75,8 +75,11 @@ class LockTable:
         self._holders: dict[str, list[tuple[Lock, Owner]]] = {}
         self._queues: dict[str, list[Owner]] = {}
 
-    def take(self, locks: Iterable[Lock], title: str) -> Held:
+    def take(self, locks: Iterable[Lock], title: str, timeout: float | None = None) -> Held:
         """Take all locks, sorted by name, the stronger mode winning where a name comes twice.
+
+        Args:
+            timeout: seconds to wait for each; None: those of the table.
 
         Raises:
             ResourceTimeout: one lock was not granted in time; none is kept.
@@ -85,7 +88,7 @@ class LockTable:
         held = Held(self, taken := [], owner)
         try:
             for lock in merged(locks):
-                self._enter(lock, owner)
+                self._enter(lock, owner, self.timeout if timeout is None else timeout)
                 taken.append(lock)
         except BaseException:
             held.release()
@@ -93,9 +96,9 @@ class LockTable:
         return held
 
     @contextlib.contextmanager
-    def hold(self, *locks: Lock, title: str) -> Iterator[None]:
+    def hold(self, *locks: Lock, title: str, timeout: float | None = None) -> Iterator[None]:
         """`take` and release around a block."""
-        held = self.take(locks, title)
+        held = self.take(locks, title, timeout)
         try:
             yield
         finally:
@@ -106,15 +109,15 @@ class LockTable:
         with self._condition:
             return {name: [owner for _, owner in pairs] for name, pairs in self._holders.items()}
 
-    def _enter(self, lock: Lock, owner: Owner) -> None:
+    def _enter(self, lock: Lock, owner: Owner, timeout: float) -> None:
         with self._condition:
             queue = self._queues.setdefault(lock.name, [])
             queue.append(owner)
             try:
-                granted = self._condition.wait_for(lambda: self._may_enter(lock, owner), self.timeout)
+                granted = self._condition.wait_for(lambda: self._may_enter(lock, owner), timeout)
                 if not granted:
                     holder = ", ".join(f"held by {o.title}" for _, o in self._holders.get(lock.name, []))
-                    raise errors.ResourceTimeout(resource=lock.name, seconds=self.timeout, holder=holder or "queued")
+                    raise errors.ResourceTimeout(resource=lock.name, seconds=timeout, holder=holder or "queued")
                 self._holders.setdefault(lock.name, []).append((lock, owner))
             finally:
                 queue.remove(owner)

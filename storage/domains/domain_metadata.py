@@ -40,6 +40,9 @@ POOL_SPM_LVER = "POOL_SPM_LVER"
 POOL_DOMAINS = "POOL_DOMAINS"
 MASTER_VERSION = "MASTER_VERSION"
 
+DATA = "Data"
+ISO = "Iso"
+BACKUP = "Backup"
 MASTER = "Master"
 REGULAR = "Regular"
 NOBODY = -1
@@ -268,11 +271,16 @@ def decode_pool_domains(text: str, name: str = NAME) -> dict[ids.DomainId, str]:
     domains: dict[ids.DomainId, str] = {}
     for entry in filter(None, (part.strip() for part in text.replace("'", "").split(","))):
         domain, separator, status = (part.strip() for part in entry.partition(":"))
-        status = {"Inactive": "Attached"}.get(status.capitalize(), status.capitalize())
+        status = plain_status(status)
         if not separator or not ids.is_id(domain) or status not in STATUSES:
             raise _invalid(f"{POOL_DOMAINS} holds {entry!r:.80}, which is not <domain>:<status>", name)
         domains[ids.DomainId(domain)] = status
     return domains
+
+
+def plain_status(text: str) -> str:
+    """A status as it is recorded: capitalised, and Attached for the legacy Inactive. It may still be none."""
+    return {"Inactive": "Attached"}.get(text.capitalize(), text.capitalize())
 
 
 def encode_pool_domains(domains: Mapping[ids.DomainId, str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from storage import errors, ids, locks, services as storage_services
 from storage.domains import clusterlock, domain_metadata, filedomain
+from storage.hsm import upgrade
 from storage.jobs import tasks
 from storage.pools import pool, poolbackend, poolmaker, spm
 
@@ -77,7 +78,7 @@ def connect(
 
 
 def _status(text: str) -> str:
-    status = poolbackend.ATTACHED if text.capitalize() == "Inactive" else text.capitalize()
+    status = domain_metadata.plain_status(text)
     if status not in domain_metadata.STATUSES:
         raise errors.InvalidParameterException(name="domainDict", reason=f"{text!r:.80} is no status of a domain")
     return status
@@ -118,6 +119,7 @@ def destroy(services: Services, pool_id: ids.PoolId, host_id: int) -> None:
     if which.host_id != host_id:
         raise errors.HostIdMismatch(pool=pool_id, connected=which.host_id, given=host_id)
     _refuse_tasks(services, pool_id)
+    which.upgrades.cancel()
     with _whole_pool(services, pool_id, "destroyStoragePool"):
         which = services.pools.spm(pool_id)
         spm.destroy(which, services.tasks, services.domains)
@@ -232,7 +234,19 @@ def _start(
     if expected != (state.spm_id, state.lver):
         log.info("pool %s: the last SPM was %s, lock version %s, not %s", which.id, state.spm_id, state.lver, expected)
     task.progress("taking the cluster lock")
-    spm.start(which, services.tasks, domain_version=domain_version, check=task.check)
+    # No verb writes before the role is there, and a job that an earlier SPM left waits for its rollback.
+    convert = upgrade.converter(services, task.check, locking=False)
+    spm.start(which, services.tasks, domain_version=domain_version, check=task.check, convert=convert)
+    if domain_version is not None:
+        _upgrade_others(services, which, domain_version)
+
+
+def _upgrade_others(services: Services, which: pool.Pool, version: int) -> None:
+    """The role is there; what cannot be begun now is no reason to give it up."""
+    try:
+        upgrade.in_background(services, which, version)
+    except errors.StorageError as error:
+        log.warning("pool %s: its domains are not upgraded to version %s: %s", which.id, version, error)
 
 
 def spm_stop(services: Services, pool_id: ids.PoolId) -> None:
@@ -245,6 +259,7 @@ def spm_stop(services: Services, pool_id: ids.PoolId) -> None:
         SpmStopError: the role is given up, but the pool's record still names this host.
     """
     _refuse_tasks(services, pool_id)
+    services.pools.get(pool_id).upgrades.cancel()
     with _whole_pool(services, pool_id, "spmStop"):
         spm.stop(services.pools.get(pool_id), services.tasks)
 
@@ -259,6 +274,23 @@ def _refuse_tasks(services: Services, pool_id: ids.PoolId) -> None:
         raise errors.SpmStatusError(pool=pool_id)
     if busy := services.tasks.busy(which.task_store):
         raise errors.TaskInProgress(pool=pool_id, task=busy)
+
+
+def fence(services: Services, pool_id: ids.PoolId) -> dict[str, object]:
+    """fenceSpmStorage: record that nobody is SPM, after the host that was it is gone; the status afterwards.
+
+    Raises:
+        StoragePoolUnknown: the pool is not connected.
+        SpmFenceError: the SPM is alive, a task is at work here, or the record cannot be written.
+        StorageDomainMasterError: the pool's metadata cannot be read.
+    """
+    which = services.pools.get(pool_id)
+    if which.in_memory:
+        return get_spm_status(services, pool_id)
+    which.upgrades.cancel()
+    with _whole_pool(services, pool_id, "fenceSpmStorage"):
+        spm.fence(services.pools.get(pool_id), services.tasks)
+    return get_spm_status(services, pool_id)
 
 
 def get_spm_status(services: Services, pool_id: ids.PoolId) -> dict[str, object]:

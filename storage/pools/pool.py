@@ -9,7 +9,7 @@ from pathlib import Path
 
 from storage import errors, ids, layout
 from storage.domains import domain, domain_metadata
-from storage.pools import poolbackend, poollinks
+from storage.pools import masters, poolbackend, poollinks, upgrade
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Pool:
         master: its master domain.
         backend: where its metadata lives.
         role: what this host is.
+        upgrades: domains that wait for a higher version.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Pool:
         self.master = master
         self.backend = backend
         self.role = Role.FREE
+        self.upgrades = upgrade.Queue(pool_id)
 
     @property
     def task_store(self) -> Path:
@@ -90,11 +92,28 @@ class Pool:
         """Look again whether the master still is the master of this pool.
 
         Raises:
-            StoragePoolWrongMaster: it is not.
+            StoragePoolWrongMaster: it is not, or another domain became the master after it.
             StorageDomainMasterError: its record cannot be read.
         """
         state = self.state()
         check_master(self.master, self.id, state.master_version, state.domains if self.in_memory else None)
+        masters.refuse_newer(self._finder, self.id, state.domains, self.master.id, state.master_version)
+
+    def demote_others(self) -> None:
+        """Leave no other domain of the pool with the role of its master; the caller is its SPM."""
+        masters.demote_others(self._finder, self.id, self.state().domains, self.master.id)
+
+    def set_master(self, master: domain.Domain, master_version: int, domains: DomainMap) -> None:
+        """Take another domain for the master from now on; nothing is written.
+
+        Args:
+            domains: status by domain, which counts where the pool was connected with a map.
+        """
+        self.master = master
+        if self.in_memory:
+            self.backend = poolbackend.MemoryBackend(master, master_version, domains)
+        else:
+            self.backend = poolbackend.DiskBackend(master)
 
     def holds_lock(self) -> bool:
         """Whether the cluster lock of an SPM is still what it was when it was taken. Not knowing is no loss."""
@@ -203,7 +222,8 @@ class Registry:
             CannotConnectMultiplePools: another pool is connected.
             StoragePoolConnected: it is connected with another host id, or with a map while none is given now.
             StoragePoolMasterNotFound: there is no such master domain.
-            StoragePoolWrongMaster: the domain is not the master of this pool, or this host is SPM on another one.
+            StoragePoolWrongMaster: the domain is not the master of this pool, another one became it later, or this host
+                is SPM on another one.
             StorageDomainMasterError: its record cannot be read.
             StoragePoolConnectionError: a link could not be made.
         """
@@ -221,6 +241,7 @@ class Registry:
             backend: poolbackend.Backend = poolbackend.DiskBackend(master)
             if domains is not None:
                 backend = poolbackend.MemoryBackend(master, master_version, domains)
+            masters.refuse_newer(self._domains, pool_id, backend.read().domains, master_id, master_version)
             fresh = Pool(self._repository, self._domains, pool_id, host_id, master, backend)
             if known:
                 fresh.link()
@@ -230,6 +251,20 @@ class Registry:
             else:
                 _link_or_nothing(fresh)
                 self._pools[pool_id] = fresh
+
+    def refresh(self, pool_id: ids.PoolId, master_id: ids.DomainId, master_version: int) -> None:
+        """Bring a connected pool up to date under a master that may be another one; its map, if it has one, stays.
+
+        The caller holds the pool's lock exclusively.
+
+        Raises:
+            StoragePoolUnknown: it is not connected.
+            StorageError: as `connect`.
+        """
+        known = self.get(pool_id)
+        # A master that is gone must not be asked what it knows.
+        domains = known.backend.domains if isinstance(known.backend, poolbackend.MemoryBackend) else None
+        self.connect(pool_id, known.host_id, master_id, master_version, domains)
 
     def disconnect(self, pool: Pool) -> None:
         """Forget a pool and remove its links; the caller holds its lock and has made sure that it is nobody's SPM.

@@ -56,6 +56,16 @@ class Backend(Protocol):
             StorageError: it could not be written.
         """
 
+    def set_domains(self, domains: Mapping[ids.DomainId, str]) -> None:
+        """Make this the map of the pool's domains; with the disk backend durable on return, one write.
+
+        Args:
+            domains: status by domain.
+
+        Raises:
+            StorageError: it could not be written; the old map counts.
+        """
+
 
 class DiskBackend:
     """All in the record of the master domain, read anew for every question."""
@@ -82,6 +92,9 @@ class DiskBackend:
             changes[domain_metadata.POOL_SPM_LVER] = str(lver)
         self._master.update(changes)
 
+    def set_domains(self, domains: Mapping[ids.DomainId, str]) -> None:
+        self._master.update({domain_metadata.POOL_DOMAINS: domain_metadata.encode_pool_domains(domains)})
+
 
 class MemoryBackend:
     """The map as the caller gave it; the SPM as the cluster lock knows it.
@@ -97,6 +110,11 @@ class MemoryBackend:
         self._master_version = master_version
         self._domains = dict(domains)
 
+    @property
+    def domains(self) -> Mapping[ids.DomainId, str]:
+        """The map, for which no storage is asked."""
+        return dict(self._domains)
+
     def read(self) -> PoolState:
         try:
             name = self._master.metadata().pool_description
@@ -108,6 +126,10 @@ class MemoryBackend:
 
     def set_spm(self, spm_id: int, lver: int | None = None) -> None:
         """Nothing to write: taking and releasing the lock is the record."""
+
+    def set_domains(self, domains: Mapping[ids.DomainId, str]) -> None:
+        """Kept until the caller of connectStoragePool brings the next map, which should say the same."""
+        self._domains = dict(domains)
 
 
 def _witnessed(holder: clusterlock.Holder | None) -> tuple[int, int]:

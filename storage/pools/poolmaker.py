@@ -26,8 +26,8 @@ from storage.pools import pool, poolbackend
 log = logging.getLogger(__name__)
 
 NAME_LIMIT = 50
-DATA = "Data"
-ISO = "Iso"
+UNICODE_VERSION = 3
+"""The first version of a domain that takes names in other than ASCII."""
 
 CREATING = "VDSMLITE_CREATING"
 """Key of a master-to-be: id of the pool that is being made. Other readers keep and ignore it."""
@@ -71,14 +71,40 @@ def check_request(request: Request) -> None:
         raise errors.StoragePoolCreationError(reason="a domain is listed twice")
     if len(request.domains) > pool.MAX_DOMAINS:
         raise errors.TooManyDomainsInStoragePoolError(limit=pool.MAX_DOMAINS)
-    if len(request.name) > NAME_LIMIT:
-        raise errors.StoragePoolDescriptionTooLongError(limit=NAME_LIMIT)
-    try:
-        domain_metadata.check_text("name", request.name)
-    except errors.MetaDataValidationError as error:
-        raise errors.InvalidParameterException(name="poolName", reason=error.fields["reason"]) from None
+    check_name(request.name)
     if request.master_version < 0:
         raise errors.InvalidParameterException(name="masterVersion", reason="it is negative")
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a pool.
+
+    Raises:
+        StoragePoolDescriptionTooLongError: it is too long.
+        InvalidParameterException: it holds control characters or line separators.
+    """
+    if len(name) > NAME_LIMIT:
+        raise errors.StoragePoolDescriptionTooLongError(limit=NAME_LIMIT)
+    try:
+        domain_metadata.check_text("name", name)
+    except errors.MetaDataValidationError as error:
+        raise errors.InvalidParameterException(name="poolName", reason=error.fields["reason"]) from None
+
+
+def check_ascii(name: str, version: int) -> None:
+    """Refuse a pool's name that a master of this version cannot hold.
+
+    Raises:
+        UnicodeArgumentException: it is not ASCII.
+    """
+    if not name.isascii() and version < UNICODE_VERSION:
+        raise errors.UnicodeArgumentException(object="pool in a domain of", version=version)
+
+
+def lease_changes(lease: Mapping[str, int] | None) -> dict[str, str | None]:
+    """Lease parameters as keys of a master's record; None: the defaults, and that they are in force."""
+    policy: dict[str, str | None] = {domain_metadata.LOCK_POLICY: "ON"} if lease is None else {}
+    return policy | {key: str(number) for key, number in (lease or domain_metadata.LEASE_DEFAULTS).items()}
 
 
 def create(domains: domain.Finder, request: Request) -> None:
@@ -116,20 +142,23 @@ def _find(domains: domain.Finder, domain_id: ids.DomainId) -> domain.Domain:
 def _check(request: Request, master: domain.Domain, others: Sequence[domain.Domain]) -> None:
     records = {each.id: _record(each) for each in (master, *others)}
     top = records[master.id]
-    if top.domain_class != DATA:
-        refusal = errors.IsoCannotBeMasterDomain if top.domain_class == ISO else errors.BackupCannotBeMasterDomain
+    if top.domain_class != domain_metadata.DATA:
+        refusal = (
+            errors.IsoCannotBeMasterDomain
+            if top.domain_class == domain_metadata.ISO
+            else errors.BackupCannotBeMasterDomain
+        )
         raise refusal(domain=master.id)
     meant = top.text(CREATING, "") == request.pool and not top.is_master
     for domain_id, record in records.items():
         foreign = [each for each in record.pools if each != request.pool or not meant or domain_id == master.id]
-        if foreign and record.domain_class != ISO:
+        if foreign and record.domain_class != domain_metadata.ISO:
             raise errors.StorageDomainAlreadyAttached(domain=domain_id, pool=foreign[0])
-        if record.domain_class == DATA and record.version != top.version:
+        if record.domain_class == domain_metadata.DATA and record.version != top.version:
             raise errors.MixedSDVersionError(
                 domain=domain_id, version=record.version, master=master.id, master_version=top.version
             )
-    if not request.name.isascii() and top.version < 3:
-        raise errors.UnicodeArgumentException(object="pool in a domain of", version=top.version)
+    check_ascii(request.name, top.version)
 
 
 def _record(each: domain.Domain) -> domain_metadata.DomainMetadata:
@@ -157,15 +186,12 @@ def _promise(request: Request) -> dict[str, str | None]:
 
 
 def _commit(request: Request) -> dict[str, str | None]:
-    changes: dict[str, str | None] = {
+    return {
         domain_metadata.POOLS: request.pool,
         domain_metadata.ROLE: domain_metadata.MASTER,
         CREATING: None,
+        **lease_changes(request.lease),
     }
-    if request.lease is None:
-        changes[domain_metadata.LOCK_POLICY] = "ON"
-    lease = request.lease or domain_metadata.LEASE_DEFAULTS
-    return {**changes, **{key: str(number) for key, number in lease.items()}}
 
 
 def dissolve(which: pool.Pool, domains: domain.Finder) -> None:

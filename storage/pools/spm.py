@@ -1,11 +1,13 @@
 """Becoming the SPM of a pool, and ceasing to be.
 
-Start, in this order: cluster lock; look again at the master; record host id and lock version; check the wanted domain
-version; directories of the master; load the tasks that an earlier SPM left; role; roll those tasks back. Crash windows:
+Start, in this order: cluster lock; look again at the master; record host id and lock version; take the role of master
+from other domains; raise the master to the wanted version; directories of the master; load the tasks that an earlier
+SPM left; role; roll those tasks back. Crash windows:
 
 * before the record: nothing has changed; the lock ends with the process;
 * after it: the pool names an SPM that is gone. The next start only counts the version up; nobody trusts the number
   without the lock;
+* a master that is half-way to another version can be read as it is, and the next start goes on with it;
 * tasks are rolled back from their records, which stay until they are cleared.
 
 Stop, in this order: take no more tasks, record that nobody is SPM, release the lock. The lock goes last: until then no
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from storage import errors, files, ids, layout
 from storage.domains import domain, domain_metadata
 from storage.jobs import taskmanager
-from storage.pools import pool, poolmaker
+from storage.pools import membership, pool, poolmaker
 
 log = logging.getLogger(__name__)
 
@@ -26,20 +28,26 @@ Role = pool.Role
 
 
 def start(
-    which: pool.Pool, manager: taskmanager.Manager, *, domain_version: int | None, check: Callable[[], None]
+    which: pool.Pool,
+    manager: taskmanager.Manager,
+    *,
+    domain_version: int | None,
+    check: Callable[[], None],
+    convert: membership.Convert | None = None,
 ) -> None:
     """Make this host the SPM. The caller holds the pool's lock exclusively.
 
     Args:
-        domain_version: version that the domains should have; None: as they are.
+        domain_version: version that the master should have; None: as it is.
+        convert: raises the master to it.
         check: called before the point of no return; what it raises ends the start.
 
     Raises:
         IsSpm: it is already, or is about to be.
         AcquireLockFailure, AcquireHostIdFailure: the cluster lock is not to be had.
         StoragePoolWrongMaster, StorageDomainMasterError: the master is not what it was.
-        CurrentVersionTooAdvancedError: the domains have a higher version than wanted.
-        NotImplementedException: they have a lower one.
+        CurrentVersionTooAdvancedError: the master has a higher version than wanted.
+        UnsupportedDomainVersion: it cannot be raised to that one.
         SpmStartError: the master's directories or the stored tasks cannot be used.
         AddTaskError, ResourceTimeout: a task left by an earlier SPM cannot be taken over.
     """
@@ -49,7 +57,7 @@ def start(
     lock.acquire(which.host_id)
     which.role = Role.CONTEND
     try:
-        loaded = _take_over(which, manager, domain_version, check)
+        loaded = _take_over(which, manager, domain_version, check, convert)
     except BaseException:
         which.role = Role.FREE
         lock.release()
@@ -59,13 +67,18 @@ def start(
 
 
 def _take_over(
-    which: pool.Pool, manager: taskmanager.Manager, domain_version: int | None, check: Callable[[], None]
+    which: pool.Pool,
+    manager: taskmanager.Manager,
+    domain_version: int | None,
+    check: Callable[[], None],
+    convert: membership.Convert | None,
 ) -> list[ids.TaskId]:
     which.check_master()
     which.backend.set_spm(which.host_id, which.state().lver + 1)
     loaded: list[ids.TaskId] = []
     try:
-        _check_version(which.master, domain_version)
+        which.demote_others()
+        _raise_version(which.master, domain_version, convert)
         loaded = _load(which, manager)
         check()
     except BaseException:
@@ -76,13 +89,15 @@ def _take_over(
     return loaded
 
 
-def _check_version(master: domain.Domain, wanted: int | None) -> None:
+def _raise_version(master: domain.Domain, wanted: int | None, convert: membership.Convert | None) -> None:
     current = master.version
     if wanted is None or wanted == current:
         return
     if wanted < current:
         raise errors.CurrentVersionTooAdvancedError(domain=master.id, current=current, wanted=wanted)
-    raise errors.NotImplementedException(what=f"raising domain {master.id} from version {current} to {wanted}")
+    if convert is None:
+        raise errors.UnsupportedDomainVersion(version=wanted)
+    convert(master, wanted)
 
 
 def _load(which: pool.Pool, manager: taskmanager.Manager) -> list[ids.TaskId]:
@@ -110,6 +125,27 @@ def stop(which: pool.Pool, manager: taskmanager.Manager) -> None:
         raise errors.SpmStopError(reason=f"the role is given up, but pool {which.id} still names this host as its SPM")
 
 
+def fence(which: pool.Pool, manager: taskmanager.Manager) -> None:
+    """Make the record say that nobody is SPM and nobody ever was. The caller holds the pool's lock exclusively, and
+    those of its domains where this host is the SPM, which it is not afterwards.
+
+    Written under the cluster lock: an SPM that is alive, in this process or another, keeps it and is not written over.
+    With a map in memory nothing is recorded that could be taken back.
+
+    Raises:
+        SpmFenceError: a live process is the SPM, a task is at work here, or the record cannot be written.
+    """
+    if which.in_memory:
+        return
+    try:
+        if which.role is Role.SPM:
+            stop(which, manager)
+        with which.master.cluster_lock.hold(which.host_id):
+            which.backend.set_spm(domain_metadata.NOBODY, domain_metadata.NOBODY)
+    except errors.StorageError as error:
+        raise errors.SpmFenceError(reason=str(error)) from error
+
+
 def destroy(which: pool.Pool, manager: taskmanager.Manager, domains: domain.Finder) -> None:
     """Take the pool apart, and cease to be its SPM. The caller holds the locks on the pool and all domains exclusively.
 
@@ -131,6 +167,7 @@ def _begin_stop(which: pool.Pool, manager: taskmanager.Manager) -> None:
     """Take no more verbs and tasks; the cluster lock is still held."""
     if which.role is not Role.SPM:
         raise errors.SpmStatusError(pool=which.id)
+    which.upgrades.cancel()
     which.role = Role.CONTEND
     if busy := manager.close(which.task_store):
         which.role = Role.SPM

@@ -28,6 +28,10 @@ LEAF, INTERNAL, SHARED = "LEAF", "INTERNAL", "SHARED"
 LEGAL, ILLEGAL, FAKE = "LEGAL", "ILLEGAL", "FAKE"
 LEGALITIES = (LEGAL, ILLEGAL, FAKE)
 
+UNFINISHED = "TRANSFER"
+"""Key, ours, of a record whose volume is ILLEGAL because its content is being replaced from outside, or was, in part:
+unlike a mark before a pivot it never means that the data may be good. Other programs ignore it."""
+
 _CHOICES = {
     "FORMAT": (RAW, COW),
     "TYPE": (SPARSE, PREALLOCATED),
@@ -198,7 +202,19 @@ def encode(metadata: VolumeMetadata, version: int) -> bytes:
             number out of range.
         MetadataOverflowError: the record is longer than 512 bytes in UTF-8.
     """
-    values = _values(metadata, version)
+    return _encoded(metadata, _values(metadata, version), version)
+
+
+def encode_both(metadata: VolumeMetadata) -> bytes:
+    """The record as a domain holds it while it is raised to version 5: the keys of version 4, and ``CAP``.
+
+    Raises:
+        MetaDataValidationError, MetadataOverflowError: as `encode`.
+    """
+    return _encoded(metadata, _values(metadata, 4) | {"CAP": str(metadata.capacity)}, 4)
+
+
+def _encoded(metadata: VolumeMetadata, values: Mapping[str, str], version: int) -> bytes:
     for key, value in values.items():
         if (bad := unsafe_character(key + value)) is not None:
             raise errors.MetaDataValidationError(object=_OBJECT, reason=f"{key!r:.40} holds {bad}")

@@ -115,9 +115,9 @@ def test_the_versions(here: world.World, master) -> None:
     with pytest.raises(errors.UnsupportedDomainVersion):
         hsm_pool.spm_start(here.services, POOL, -1, -1, 250, 17)
     before = master.metadata().version
-    for number, (version, code) in enumerate([(0, 395), (4, 2000), (5, 2000)]):
+    for number, version in enumerate([0, 2]):
         status = here.start_spm(version)
-        assert (status["code"], status["taskResult"]) == (code, "cleanSuccess")
+        assert (status["code"], status["taskResult"]) == (395, "cleanSuccess")
         # The version of the lock counts attempts, too; the role and the lock are given back.
         assert here.spm_status() == ("Free", number, -1)
         assert not is_locked(master)
