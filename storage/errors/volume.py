@@ -65,6 +65,16 @@ class CannotCloneVolume(base.StorageError):
     template = "volume {volume} cannot be made on top of {parent}: {reason}"
 
 
+class SharedVolumeNonWritable(base.StorageError):
+    code = 219
+    template = "volume {volume} is a template, and other images stand on it: it must not be written to"
+
+
+class InternalVolumeNonWritable(base.StorageError):
+    code = 220
+    template = "volume {volume} is not a leaf, and must not be written to: {reason}"
+
+
 class CannotDeleteVolume(base.StorageError):
     code = 222
     template = "volume cannot be deleted: {reason}"

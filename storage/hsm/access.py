@@ -15,9 +15,17 @@ Services = storage_services.Services
 
 
 def take(
-    services: Services, verb: str, pool_id: ids.PoolId, domain_id: ids.DomainId, *image_ids: ids.ImageId
+    services: Services,
+    verb: str,
+    pool_id: ids.PoolId,
+    domain_id: ids.DomainId,
+    *image_ids: ids.ImageId,
+    exclusive: bool = True,
 ) -> tuple[image.Domain, locks.Held]:
     """Lock images for a change; whoever calls gives the locks back.
+
+    Args:
+        exclusive: False where a task of the pool only reads them.
 
     Raises:
         StoragePoolUnknown, SpmStatusError: this host must not write.
@@ -26,8 +34,9 @@ def take(
         ImagesNotSupportedError: an ISO domain.
     """
     services.pools.spm(pool_id)
-    exclusive = [locks.exclusive(locks.image_name(each, domain_id)) for each in image_ids]
-    held = services.locks.take([locks.shared(domain_id), *exclusive], verb)
+    lock = locks.exclusive if exclusive else locks.shared
+    images = [lock(locks.image_name(each, domain_id)) for each in image_ids]
+    held = services.locks.take([locks.shared(domain_id), *images], verb)
     try:
         return _member(services, pool_id, domain_id), held
     except BaseException:

@@ -8,7 +8,7 @@ from storage import ids, locks, proof, reconcile, report, services as storage_se
 from storage.hsm import access
 from storage.jobs import tasks
 from storage.qemu import qemuimg
-from storage.volumes import image
+from storage.volumes import image, transfer
 
 Services = storage_services.Services
 
@@ -34,6 +34,7 @@ def reconcile_volume_chain(
     rules = reconcile.Rules(services.settings, ids.VolumeId(chosen) if chosen else None)
     tool = qemuimg.QemuImg(services.settings.qemu_img, services.settings.qemu_img_timeout)
     with access.changing(services, "reconcileVolumeChain", pool_id, domain_id, image_id) as where:
+        transfer.refuse_unfinished(where, image_id)
         found = reconcile.reconcile(where, image_id, leaf_id, rules, tool)
     return report.repaired(found)
 
@@ -55,6 +56,7 @@ def get_volume_chain(
     wanted = (locks.shared(domain_id), locks.shared(locks.image_name(image_id, domain_id)))
     with services.locks.hold(*wanted, title="getVolumeChain"):
         where = services.domains.find(domain_id)
+        transfer.refuse_unfinished(where, image_id)
         effort = proof.Effort.seconds(services.settings.prove_seconds)
         return report.whole(reconcile.examine(where, image_id, leaf_id, rules, effort))
 
@@ -78,6 +80,7 @@ def _prove(
     def progress(done: int, total: int) -> None:
         task.progress(f"compared {done} of {total} bytes", done=str(done), total=str(total))
 
+    transfer.refuse_unfinished(where, image_id)
     effort = proof.Effort(stopping=task.stopping, progress=progress)
     found = reconcile.prove(where, image_id, leaf_id, rules, effort)
     task.check()

@@ -24,6 +24,7 @@ EXTEND: recovery.Triple = ("volume", "Volume", "extendSizeFinalize")
 UNSHARE: recovery.Triple = ("volume", "Volume", "setSharedRollback")
 FINISH_DELETE: recovery.Triple = ("volume", "Volume", "finishDelete")
 FINISH_PURGE: recovery.Triple = ("image", "Image", "finishPurge")
+TRANSFER: recovery.Triple = ("volume", "Volume", "settleTransfer")
 
 
 def directory(path: Path, image_id: ids.ImageId) -> recovery.Recovery:
@@ -70,3 +71,11 @@ def finish_delete(domain_id: ids.DomainId, image_id: ids.ImageId, volume_id: ids
 def finish_purge(domain_id: ids.DomainId, image_id: ids.ImageId) -> recovery.Recovery:
     """Go on freeing the space of a deleted image."""
     return recovery.Recovery(f"finish purge: {image_id}", *FINISH_PURGE, (domain_id, image_id))
+
+
+def transfer(
+    domain_id: ids.DomainId, image_id: ids.ImageId, volume_id: ids.VolumeId, generation: int
+) -> recovery.Recovery:
+    """Say what has become of a volume whose content was being replaced; `generation` is that of before."""
+    params = (domain_id, image_id, volume_id, str(generation))
+    return recovery.Recovery(f"settle transfer: {volume_id}", *TRANSFER, params)

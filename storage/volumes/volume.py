@@ -135,10 +135,13 @@ def _counts(domain: image.Domain, held: image.Contents, child: ids.VolumeId, see
     return any(_counts(domain, held, other, {*seen, child}) for other in held.children(child))
 
 
-def busy(path: Path) -> str | None:
+def busy(path: Path, *, writers_only: bool = False) -> str | None:
     """How a live process uses an image file, or None.
 
     What is gone, is no regular file, or lies where there are no such locks is not in use as far as anybody can tell.
+
+    Args:
+        writers_only: whoever only reads does not count.
 
     Raises:
         VolumeAccessError: it could not be asked, which is not the same.
@@ -151,7 +154,7 @@ def busy(path: Path) -> str | None:
         raise errors.VolumeAccessError(volume=path.name, reason=error.strerror) from error
     if found.writer:
         return "a live process has it open for writing"
-    return "a live process has it open" if found.readers else None
+    return "a live process has it open" if found.readers and not writers_only else None
 
 
 def info(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.VolumeId) -> dict[str, object]:
@@ -205,7 +208,10 @@ def set_legality(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.Vol
         reason = f"{legality!r:.40} is none of {', '.join(volume_metadata.LEGALITIES)}"
         raise errors.InvalidParameterException(name="legality", reason=reason)
     found = _changeable(domain, image_id, volume_id)
-    _change(domain, image_id, volume_id, found, dataclasses.replace(found, legality=legality))
+    # Whoever calls it LEGAL knows; the next ILLEGAL then means what it means everywhere.
+    still = legality == volume_metadata.ILLEGAL
+    extra = {key: value for key, value in found.extra.items() if still or key != volume_metadata.UNFINISHED}
+    _change(domain, image_id, volume_id, found, dataclasses.replace(found, legality=legality, extra=extra))
 
 
 def set_description(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.VolumeId, text: str) -> None:

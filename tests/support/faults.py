@@ -12,7 +12,10 @@ from typing import Any
 
 from storage import files
 
-MUTATING = ("mkdir", "rename", "unlink", "rmdir", "link", "symlink", "ftruncate", "fchmod", "write", "fsync")
+MUTATING = (
+    *("mkdir", "rename", "unlink", "rmdir", "link", "symlink"),
+    *("ftruncate", "fchmod", "write", "pwrite", "fsync", "posix_fallocate"),
+)
 
 
 class Crash(BaseException):
@@ -45,8 +48,8 @@ class Faults:
                 raise self.failure
             if self.done == self.at and not self.fired:
                 self.fired = True
-                if name == "write":
-                    os.write(args[0], bytes(args[1])[: len(args[1]) // 2])
+                if name in ("write", "pwrite"):
+                    real(args[0], bytes(args[1])[: len(args[1]) // 2], *args[2:])
                 raise self.failure
             self.done += 1
             # The process is lost here, never the machine, so the flush can be left out: it takes most of the time.
