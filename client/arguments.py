@@ -116,6 +116,18 @@ def pairs(word: str) -> dict[str, str]:
     return found
 
 
+def machines(word: str) -> list[dict[str, str]]:
+    """The one machine of updateVM, ``vm=id,ovf=text,imglist=a+b``, in any order.
+
+    The text may hold commas and equal signs; it ends before ``,vm=`` or ``,imglist=``. Images are sent with commas.
+    """
+    parts = re.split(r"(?:^|,)(vm|ovf|imglist)=", word)
+    if parts[0] or sorted(parts[1::2]) != ["imglist", "ovf", "vm"]:
+        raise errors.BadArgument(f"{shown(word)} is not vm=id,ovf=text,imglist=id+id")
+    found = {key: text(value) for key, value in zip(parts[1::2], parts[2::2], strict=True)}
+    return [found | {"imglist": found["imglist"].replace("+", ",")}]
+
+
 def struct_list(word: str) -> list[dict[str, str]]:
     """A list of the one struct that a command line has room for."""
     return [pairs(word)]

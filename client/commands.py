@@ -33,6 +33,7 @@ _WORDS: Mapping[tuple[str, str], Callable[[str], Any]] = {
     ("createVolume", "diskType"): arguments.integer,
     ("getAllTasks", "options"): arguments.comma_list,
     ("spmStart", "recoveryMode"): arguments.integer,
+    ("updateVM", "vmList"): arguments.machines,
 }
 
 # Words that the client takes beyond the schema's usage line.
@@ -43,6 +44,8 @@ _DEFAULTS: Mapping[tuple[str, str], Any] = {
     ("connectStoragePool", "masterSdUUID"): output.BLANK_ID,
     ("connectStoragePool", "masterVersion"): -1,
     ("getStorageDomainsList", "storagepoolID"): output.BLANK_ID,
+    ("getVmsInfo", "storagedomainID"): output.BLANK_ID,
+    ("getVmsList", "storagedomainID"): output.BLANK_ID,
 }
 
 # How a reply is shown where its type alone does not tell.
@@ -53,15 +56,22 @@ _SHOWN: Mapping[str, Present] = {
     "getAllTasks": lambda reply, _: output.tasks(output.member(reply, "tasks", dict)),
     "getAllTasksInfo": lambda reply, _: output.tasks(output.member(reply, "allTasksInfo", dict)),
     "getAllTasksStatuses": lambda reply, _: output.raw(reply),
+    "getFileStats": lambda reply, _: output.entries(output.member(reply, "fileStats", dict)),
+    "getIsoList": special.iso_list,
     "getStorageDomainStats": special.domain_space,
     "getStoragePoolInfo": special.pool_facts,
     "getTaskStatus": special.task_status,
     "getVdsCapabilities": special.host_facts,
     "getVdsStats": special.host_facts,
+    "getVmsInfo": special.machines,
+    "getVmsList": special.machines,
     "getVolumeSize": special.volume_size,
     "prepareImage": special.prepared,
+    "repoStats": lambda reply, _: output.entries({key: reply[key] for key in reply if key != "status"}),
     "revertTask": lambda reply, _: output.raw(reply),
     "setVolumeLegality": lambda reply, _: output.message(reply),
+    "startMonitoringDomain": lambda reply, _: output.message(reply),
+    "stopMonitoringDomain": lambda reply, _: output.message(reply),
     "stopTask": lambda reply, _: output.raw(reply),
     "teardownImage": lambda reply, _: output.message(reply),
     "validateStorageServerConnection": special.connection_states,

@@ -98,6 +98,11 @@ def facts(*structs: Mapping[str, Any]) -> list[str]:
     return [*(_fact(key, escape(value)) for struct in structs for key, value in struct.items()), ""]
 
 
+def entries(found: Mapping[str, Any]) -> list[str]:
+    """Each name and its struct on a line, then an empty line."""
+    return [*(f"{escape(name)} {escape(value)}" for name, value in found.items()), ""]
+
+
 def sorted_facts(struct: Mapping[str, Any], oneliner: bool) -> list[str]:
     """As `facts`, but sorted by key, and values in Python's notation, perhaps over several lines, unless `oneliner`."""
     lines = []

@@ -11,6 +11,8 @@ PARENT_USAGE = (
     "Print the parent of a volume; exit code 1 when it has none.",
 )
 
+RULER = "=" * 32
+
 # ---------------------------------------------------------------- presentations
 
 
@@ -47,6 +49,21 @@ def volume_size(reply: output.Reply, session: Session) -> list[str]:
 
 def prepared(reply: output.Reply, _: Session) -> list[str]:
     return [*output.pretty(output.member(reply, "info", dict)), ""]
+
+
+def iso_list(reply: output.Reply, _: Session) -> list[str]:
+    return ["ISO files that machines can read:", *output.listed(output.member(reply, "isolist", list))]
+
+
+def machines(reply: output.Reply, _: Session) -> list[str]:
+    """Machines, each under a ruler: with their descriptions where the reply has them."""
+    found = output.member(reply, "vmlist", object)
+    entries = [f"{key}={text}" for key, text in found.items()] if isinstance(found, dict) else found
+    if not isinstance(entries, list):
+        raise errors.BadReply("the server's reply has no usable vmlist")
+    if not entries:
+        return ["No machines are kept there.", ""]
+    return [*(line for entry in entries for line in (RULER, output.escape(entry))), ""]
 
 
 def connection_states(reply: output.Reply, _: Session) -> list[str]:

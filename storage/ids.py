@@ -70,3 +70,8 @@ class VolumeId(Id):
 class TaskId(Id):
     __slots__ = ()
     kind = "task id"
+
+
+class VmId(Id):
+    __slots__ = ()
+    kind = "machine id"

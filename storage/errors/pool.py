@@ -52,12 +52,12 @@ class StoragePoolNotConnected(base.StorageError):
 
 class GetIsoListError(base.StorageError):
     code = 314
-    template = "files of the ISO domain of pool {pool} cannot be listed: {reason}"
+    template = "ISO files cannot be listed: {reason}"
 
 
 class GetFloppyListError(base.StorageError):
     code = 315
-    template = "floppy images of the ISO domain of pool {pool} cannot be listed: {reason}"
+    template = "floppy images cannot be listed: {reason}"
 
 
 class IsoCannotBeMasterDomain(base.StorageError):
@@ -117,7 +117,7 @@ class ImagesNotSupportedError(base.StorageError):
 
 class GetFileStatsError(base.StorageError):
     code = 330
-    template = "files of domain {domain} cannot be listed: {reason}"
+    template = "files cannot be listed: {reason}"
 
 
 # ---------------------------------------------------------------- SPM

@@ -22,6 +22,8 @@ CONTEXT = bridge.Context(client="127.0.0.1:1")
 
 POOL = "6e4d6a96-1234-1234-8905-b5eec55c1535"
 DOMAIN = "def32ac7-1234-1234-8a8c-1c887333fe65"
+ISO_DOMAIN = "ef932ac7-1234-1234-8a8c-1c887333fe65"
+MACHINE = "33bd7538-c48b-4b94-ba94-def922151d48"
 IMAGE = "47bd7538-c48b-4b94-ba94-def922151d48"
 BASE = "11bd7538-c48b-4b94-ba94-def922151d48"
 LEAF = "22bd7538-c48b-4b94-ba94-def922151d48"
@@ -132,6 +134,40 @@ def chain(client: Client) -> None:
     assert (again["volumes"], again["changed"]) == (repaired["volumes"], False)
 
 
+def watch(client: Client) -> None:
+    """The verbs of the watch over domains."""
+    client("startMonitoringDomain", ISO_DOMAIN, "1")
+    found = client("repoStats")
+    assert (found[DOMAIN]["code"], found[ISO_DOMAIN]["code"]) == (0, 358)
+    client("stopMonitoringDomain", ISO_DOMAIN)
+    assert list(client("repoStats")) == [DOMAIN]
+
+
+def machines(client: Client) -> None:
+    """The verbs on descriptions of machines."""
+    entry = {"vm": MACHINE, "ovf": "<Envelope>\u00e9</Envelope>", "imglist": IMAGE}
+    client("updateVM", POOL, [entry, {}])
+    assert client("getVmsList", POOL, "")["vmlist"] == [MACHINE]
+    assert client("getVmsInfo", POOL, ids.BLANK, [])["vmlist"] == {MACHINE: entry["ovf"]}
+    client("removeVM", POOL, MACHINE, DOMAIN)
+    assert client("getVmsInfo", POOL)["vmlist"] == {}
+
+
+def isos(client: Client, path: Path) -> None:
+    """The verbs on ISO files."""
+    path.mkdir()
+    client("connectStorageServer", 4, POOL, connection(path))
+    client("createStorageDomain", 4, ISO_DOMAIN, "isos", str(path), 2, 0)
+    client("connectStoragePool", POOL, 1, POOL, DOMAIN, 1, {DOMAIN: "active", ISO_DOMAIN: "active"})
+    place = path / ISO_DOMAIN / "images" / "11111111-1111-1111-1111-111111111111"
+    (place / "a.iso").touch()
+    (place / "b.vfd").touch()
+    assert set(client("getFileStats", ISO_DOMAIN, "*", False)["fileStats"]) == {"a.iso", "b.vfd"}
+    assert client("getIsoList", POOL)["isolist"] == ["a.iso"]
+    assert client("getFloppyList", POOL)["isolist"] == ["b.vfd"]
+    client("connectStoragePool", POOL, 1, POOL, DOMAIN, 1, {DOMAIN: "active"})
+
+
 @pytest.mark.qemu
 @pytest.mark.parametrize("version", ["0", "3", "4", "5"])
 def test_every_verb_answers_as_the_schema_says(client: Client, storage: Path, version: str) -> None:
@@ -145,7 +181,11 @@ def test_every_verb_answers_as_the_schema_says(client: Client, storage: Path, ve
     client("stopTask", task)
     client("setVolumeDescription", DOMAIN, POOL, IMAGE, BASE, "another")
     look(client, LEAF)
+    assert client("getImageDomainsList", POOL, IMAGE)["domainslist"] == [DOMAIN]
     chain(client)
+    watch(client)
+    machines(client)
+    isos(client, storage.with_name("isos"))
     client.task("deleteVolume", DOMAIN, POOL, IMAGE, [LEAF], "false", "false")
     client("revertTask", client.task("createVolume", DOMAIN, POOL, IMAGE, size, 4, 2, 2, LEAF, "x", IMAGE, BASE))
     client.task("deleteImage", DOMAIN, POOL, IMAGE, "false", "false")

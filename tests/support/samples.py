@@ -13,6 +13,8 @@ RIGHT: dict[str, tuple[Any, Any]] = {
     "UUID": (OTHER, OTHER),
     "UUIDList": ([ID, OTHER], [ID, OTHER]),
     "IdList": ([], []),
+    "UUIDOrEmpty": (OTHER, OTHER),
+    "VmUpdateList": ([{}, {"vm": ID, "ovf": "<Envelope>\n\u00e9</Envelope>", "imglist": f"{ID},{OTHER}"}],) * 2,
     "Line": ('{"DiskAlias":"\u00e9=\u4e2d\U0001f600"}',) * 2,
     "Location": ("/data/with space",) * 2,
     "Int": ("-1", -1),
@@ -23,6 +25,7 @@ RIGHT: dict[str, tuple[Any, Any]] = {
     "Legality": ("ILLEGAL", "ILLEGAL"),
     "ConnectionList": ([{"id": "", "connection": "/x", "port": "", "user": ""}],) * 2,
     "DomainStatusMap": ({ID: "active", OTHER: "Attached"},) * 2,
+    "DomainStatuses": ({ID: "active", OTHER: "Attached"},) * 2,
     "ReconcileOptions": ({"leaf": ID},) * 2,
     "Ignored": ("true",) * 2,
 }

@@ -14,7 +14,23 @@ from vdsmlite import api, status
 
 CATALOGUE = catalogue.load(Path(__file__).resolve().parents[2] / "schema")
 VERBS = list(CATALOGUE.verbs.values())
-MODULES = ("chain", "connection", "domain", "host", "image", "pool", "task", "volume")
+MODULES = (
+    "chain",
+    "connection",
+    "description",
+    "domain",
+    "host",
+    "image",
+    "iso",
+    "machines",
+    "master",
+    "membership",
+    "monitoring",
+    "pool",
+    "task",
+    "upgrade",
+    "volume",
+)
 CONTEXT = bridge.Context(client="127.0.0.1:1")
 SERVICES = object()
 ID = samples.ID

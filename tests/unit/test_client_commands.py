@@ -139,6 +139,35 @@ CASES: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     ),
 }
 
+STATS = {"code": 0, "valid": True}
+CASES |= {
+    "repoStats": ([], ok(**{SD: STATS}), f"{SD} {STATS}\n\n"),
+    f"startMonitoringDomain {SD} 1": ([SD, 1], ok(), "OK\n"),
+    f"stopMonitoringDomain {SD}": ([SD], ok(), "OK\n"),
+    f"getFileStats {SD}": ([SD], ok(fileStats={"a.iso": {"size": "1"}}), "a.iso {'size': '1'}\n\n"),
+    f"getFileStats {SD} *.iso": ([SD, "*.iso", "False"], ok(fileStats={}), "\n"),
+    f"getFileStats {SD} *.iso true": ([SD, "*.iso", "true"], ok(fileStats={}), "\n"),
+    f"getIsoList {SP}": ([SP], ok(isolist=["b", "a"]), "ISO files that machines can read:\nb\na\n\n"),
+    f"getFloppyList {SP}": ([SP], ok(isolist=["a.vfd"]), "a.vfd\n\n"),
+    f"getImageDomainsList {SP} {IMG}": ([SP, IMG], ok(domainslist=[SD]), f"{SD}\n\n"),
+    f"getVmsList {SP}": ([SP, BLANK], ok(vmlist=[]), "No machines are kept there.\n\n"),
+    f"getVmsList {SP} {SD}": ([SP, SD], ok(vmlist=[VOL, OTHER]), f"{'=' * 32}\n{VOL}\n{'=' * 32}\n{OTHER}\n\n"),
+    f"getVmsInfo {SP}": ([SP, BLANK], ok(vmlist={}), "No machines are kept there.\n\n"),
+    f"getVmsInfo {SP} {SD} {VOL},{OTHER}": (
+        [SP, SD, [VOL, OTHER]],
+        ok(vmlist={VOL: "<a/>\n"}),
+        f"{'=' * 32}\n{VOL}=<a/>\\n\n\n",
+    ),
+    f"updateVM {SP} vm={VOL},ovf=<a/>,imglist=": ([SP, [{"vm": VOL, "ovf": "<a/>", "imglist": ""}]], ok(), "\n"),
+    f"updateVM {SP} imglist={IMG}+{SD},vm={VOL},ovf=<a/>,b=c,,d {SD}": (
+        [SP, [{"vm": VOL, "ovf": "<a/>,b=c,,d", "imglist": f"{IMG},{SD}"}], SD],
+        ok(),
+        "\n",
+    ),
+    f"removeVM {SP} {VOL}": ([SP, VOL], ok(), "\n"),
+    f"removeVM {SP} {VOL} {SD}": ([SP, VOL, SD], ok(), "\n"),
+}
+
 # Commands with tests of their own: several calls, or a picture.
 ELSEWHERE = {"chain", "getVolumesList"}
 
@@ -209,6 +238,8 @@ def test_too_many_words_call_nothing(verb: catalogue.Verb) -> None:
         (f"createVolume {SD} {SP} {IMG} -1 4 2 2 {VOL} d", "size: '-1' is not a whole number of GiB"),
         (f"connectStorageServer 4 {SP} id", "connectionParams: 'id' is not key=value"),
         (f"connectStorageServer 4 {SP} id=1,id=2", "connectionParams: 'id' is given twice"),
+        (f"updateVM {SP} vm=1,ovf=2", "vmList: 'vm=1,ovf=2' is not vm=id,ovf=text,imglist=id+id"),
+        (f"updateVM {SP} x,vm=1,ovf=,imglist=", "vmList: 'x,vm=1,ovf=,imglist=' is not vm=id,ovf=text,imglist=id+id"),
         (f"reconcileVolumeChain {SP} {SD} {IMG} {VOL} {VOL}", f"options: '{VOL}' is not key=value"),
         (f"chain {SP} {SD}", "takes 3 to 4 arguments, not 2"),
         (f"chain --yaml {SP} {SD} {IMG}", "'--yaml' is no option of this command"),

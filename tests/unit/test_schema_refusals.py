@@ -86,6 +86,21 @@ WRONG: dict[str, list[Any]] = {
     "UUID": NO_IDS,
     "UUIDList": [*([ID, wrong] for wrong in NO_IDS), ID, {ID: ID}, [], [ID, ID], True],
     "IdList": [*([wrong] for wrong in NO_IDS), ID, {ID: ID}, True],
+    "UUIDOrEmpty": [wrong for wrong in NO_IDS if wrong != ""],
+    "VmUpdateList": [
+        *([{"vm": wrong, "ovf": "", "imglist": ""}] for wrong in NO_IDS),
+        *([{"vm": ID, "ovf": f"a{c}b", "imglist": ""}] for c in "\x00\x0b\x1b\ud800\ufffe"),
+        *([{"vm": ID, "ovf": wrong, "imglist": ""}] for wrong in (7, True, None, ["text"], {})),
+        *([{"vm": ID, "ovf": "", "imglist": wrong}] for wrong in (7, True, None, [ID], {})),
+        [{"vm": ID, "ovf": ""}],
+        [{"ovf": "", "imglist": ""}],
+        {"vm": ID, "ovf": "", "imglist": ""},
+        [ID],
+        [[]],
+        ID,
+        7,
+        True,
+    ],
     "Line": [*NO_TEXTS, "a" * 5000],
     "Location": [*NO_TEXTS, "/" * 5000],
     "Int": NO_INTS,
@@ -108,6 +123,7 @@ WRONG: dict[str, list[Any]] = {
     + [[{"id": "x", "connection": wrong}] for wrong in NO_TEXTS]
     + [[{"id": "x", "port": wrong}] for wrong in (4.5, True, [], {}, "a\nb")]
     + [[{"id": "x", "unheard_of": "a\nb"}]],
+    "DomainStatuses": [ID, 7, True, [ID], {ID: 7}, {ID: "a\nb"}, {"x": "active"}],
     "DomainStatusMap": [*({wrong: "active"} for wrong in NO_IDS if isinstance(wrong, str))]
     + [{ID: wrong} for wrong in ("", "Gone", "active\n", 1, True, None, ["active"], {})]
     + [ID, [ID], 7, True],

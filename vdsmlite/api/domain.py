@@ -1,7 +1,7 @@
 """Verbs on a storage domain."""
 
 from storage import ids
-from storage.hsm import domain
+from storage.hsm import description as naming, domain, iso, membership
 from vdsmlite.api import common
 
 
@@ -32,3 +32,25 @@ class StorageDomain:
 
     def get_volumes(self, pool_id: str, image_id: str | None = None) -> common.Result:
         return domain.get_volumes(self._services, self._domain, common.or_none(ids.ImageId, image_id))
+
+    def get_file_stats(self, pattern: str = "*", case_sensitive: bool = False) -> common.Result:
+        return iso.get_file_stats(self._services, self._domain, pattern, case_sensitive)
+
+    def attach(self, pool_id: str) -> None:
+        membership.attach(self._services, self._domain, ids.PoolId(pool_id))
+
+    def activate(self, pool_id: str) -> None:
+        membership.activate(self._services, self._domain, ids.PoolId(pool_id))
+
+    def deactivate(self, pool_id: str, master_sd_uuid: str, master_version: int) -> None:
+        new_master = common.or_none(ids.DomainId, master_sd_uuid)
+        membership.deactivate(self._services, self._domain, ids.PoolId(pool_id), new_master, master_version)
+
+    def detach(self, pool_id: str, master_sd_uuid: str, master_version: int, force: bool = False) -> None:
+        membership.detach(self._services, self._domain, common.or_none(ids.PoolId, pool_id), force)
+
+    def forced_detach(self, pool_id: str) -> None:
+        membership.forced_detach(self._services, self._domain, common.or_none(ids.PoolId, pool_id))
+
+    def set_description(self, description: str) -> None:
+        naming.set_domain(self._services, self._domain, description)

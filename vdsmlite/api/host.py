@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from storage import ids
-from storage.hsm import domain, host, pool, task
+from storage.hsm import domain, host, monitoring, pool, task
 from vdsmlite.api import common
 
 
@@ -40,6 +40,15 @@ class Host:
             int(storage_type or 0) or None,
             remote_path or None,
         )
+
+    def get_storage_repo_stats(self) -> common.Result:
+        return monitoring.repo_stats(self._services)
+
+    def start_monitoring_domain(self, sd_uuid: str, host_id: int) -> None:
+        monitoring.start(self._services, ids.DomainId(sd_uuid), host_id)
+
+    def stop_monitoring_domain(self, sd_uuid: str) -> None:
+        monitoring.stop(self._services, ids.DomainId(sd_uuid))
 
     def get_connected_storage_pools(self) -> common.Result:
         return pool.get_connected_list(self._services)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage import ids
-from storage.hsm import connection, pool
+from storage.hsm import connection, description as naming, iso, machines, master, pool, upgrade as upgrading
 from vdsmlite.api import common
 
 
@@ -89,3 +89,70 @@ class StoragePool:
 
     def get_spm_status(self) -> common.Result:
         return pool.get_spm_status(self._services, self._pool)
+
+    def get_iso_list(self, filename_extension: str = "iso") -> common.Result:
+        return iso.get_iso_list(self._services, self._pool, filename_extension)
+
+    def get_floppy_list(self) -> common.Result:
+        return iso.get_floppy_list(self._services, self._pool)
+
+    def get_domains_containing_image(self, image_id: str) -> common.Result:
+        return iso.get_image_domains_list(self._services, self._pool, ids.ImageId(image_id))
+
+    def get_backed_up_vms_list(self, domain_id: str | None = None) -> common.Result:
+        return machines.get_list(self._services, self._pool, _domain(domain_id))
+
+    def get_backed_up_vms_info(
+        self, domain_id: str | None = None, vm_list: Sequence[str] | None = None
+    ) -> common.Result:
+        wanted = [ids.VmId(each) for each in vm_list or ()]
+        return machines.get_info(self._services, self._pool, _domain(domain_id), wanted)
+
+    def update_vms(self, vm_list: Sequence[Mapping[str, str]], domain_id: str | None = None) -> None:
+        machines.update(self._services, self._pool, vm_list, _domain(domain_id))
+
+    def remove_vm(self, vm_uuid: str, domain_id: str | None = None) -> None:
+        machines.remove(self._services, self._pool, ids.VmId(vm_uuid), _domain(domain_id))
+
+    def fence(self) -> common.Result:
+        return pool.fence(self._services, self._pool)
+
+    def refresh(self, master_sd_uuid: str, master_version: int) -> None:
+        master.refresh(self._services, self._pool, ids.DomainId(master_sd_uuid), master_version)
+
+    def set_description(self, description: str) -> None:
+        naming.set_pool(self._services, self._pool, description)
+
+    def upgrade(self, target_dom_version: int) -> common.Result:
+        return upgrading.upgrade(self._services, self._pool, target_dom_version)
+
+    def reconstruct_master(
+        self,
+        name: str,
+        master_sd_uuid: str,
+        master_version: int,
+        domain_dict: Mapping[str, str],
+        host_id: int | None = None,
+        lock_renewal_interval_sec: int | None = None,
+        lease_time_sec: int | None = None,
+        io_op_timeout_sec: int | None = None,
+        lease_retries: int | None = None,
+    ) -> None:
+        master.reconstruct(
+            self._services,
+            self._pool,
+            name,
+            ids.DomainId(master_sd_uuid),
+            master_version,
+            {ids.DomainId(each): status for each, status in domain_dict.items()},
+            host_id,
+            lock_renewal_interval_sec,
+            lease_time_sec,
+            io_op_timeout_sec,
+            lease_retries,
+        )
+
+
+def _domain(text: str | None) -> ids.DomainId | None:
+    """The domain, or None for the pool's master, for which an empty text stands, too."""
+    return common.or_none(ids.DomainId, text or None)
