@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from storage import errors, ids, periodic
-from storage.domains import domain
+from storage.domains import domain, domain_metadata, domainmaker
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Found:
         total, free: bytes of its file system; None when they are not known.
         code: 0, or that of the error.
         reason: text of the error.
+        iso_directory: where the files of an ISO domain are; empty for any other.
     """
 
     version: int = -1
@@ -46,6 +47,7 @@ class Found:
     free: int | None = None
     code: int = 0
     reason: str = ""
+    iso_directory: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +93,16 @@ class DomainLook:
             if self._place is None or not _exists(self._place):
                 self._place = None
                 self._place = self._domains.find(self._id)
-            version = self._place.metadata().version
+            record = self._place.metadata()
+            version, is_iso = record.version, record.domain_class == domain_metadata.ISO
+            iso_directory = str(self._place.image_directory(domainmaker.ISO_IMAGE)) if is_iso else ""
             total, free = self._place.space()
         except errors.StorageError as error:
             return Found(code=error.code, reason=str(error))
         except Exception as error:  # whatever it was, it is news about the domain, and the next look must come
             log.exception("domain %s", self._id)
             return Found(code=errors.StorageException.code, reason=str(error))
-        return Found(version, total, free)
+        return Found(version, total, free, iso_directory=iso_directory)
 
 
 def _exists(where: domain.Domain) -> bool:

@@ -1,5 +1,37 @@
 """One module a verb family: what each verb checks, which locks it takes and which floor below does the work."""
 
-from storage.hsm import connection, domain, host, image, pool, task, volume
+from storage.hsm import (
+    connection,
+    description,
+    domain,
+    host,
+    image,
+    iso,
+    machines,
+    master,
+    membership,
+    monitoring,
+    pool,
+    task,
+    transfer,
+    upgrade,
+    volume,
+)
 
-__all__ = ["connection", "domain", "host", "image", "pool", "task", "volume"]
+__all__ = [
+    "connection",
+    "description",
+    "domain",
+    "host",
+    "image",
+    "iso",
+    "machines",
+    "master",
+    "membership",
+    "monitoring",
+    "pool",
+    "task",
+    "transfer",
+    "upgrade",
+    "volume",
+]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from storage import errors, ids, locks, services as storage_services
 from storage.domains import clusterlock, domain_metadata
-from storage.pools import migration, pool
+from storage.pools import migration, pool, poolmaker
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,10 @@ def reconstruct(
     master_version: int,
     domains: Mapping[ids.DomainId, str],
     host_id: int | None,
-    lease: Mapping[str, int] | None,
+    lock_renewal: int | None = None,
+    lease_time: int | None = None,
+    io_timeout: int | None = None,
+    lease_retries: int | None = None,
 ) -> None:
     """reconstructMaster: make a domain the master of a pool whose master is lost; the pool must not be connected here.
 
@@ -64,7 +67,8 @@ def reconstruct(
         name: of the pool; at most 50 characters.
         domains: status by domain, in any case of letters, for the whole pool.
         host_id: id of this host; None: the reserved one.
-        lease: the four lease parameters by key of the record; None: the defaults.
+        lock_renewal, lease_time, io_timeout: seconds; unless all four are given and not 0, the defaults count.
+        lease_retries: see there.
 
     Raises:
         StoragePoolConnected: the pool is connected.
@@ -72,6 +76,7 @@ def reconstruct(
     """
     _refuse_connected(services, pool_id)
     host = clusterlock.RESERVED_HOST_ID if host_id is None else host_id
+    lease = poolmaker.lease_parameters(lock_renewal, lease_time, io_timeout, lease_retries)
     statuses = {each: domain_metadata.plain_status(status) for each, status in domains.items()}
     request = migration.Reconstruction(pool_id, name, master_id, statuses, master_version, host, lease)
     migration.check_request(request)

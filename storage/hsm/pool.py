@@ -41,9 +41,7 @@ def create(
     Raises:
         StorageError: as `poolmaker.check_request` and `poolmaker.create`.
     """
-    given = (lock_renewal, lease_time, io_timeout, lease_retries)
-    numbers = [number for number in given if number]
-    lease = dict(zip(domain_metadata.LEASE_DEFAULTS, numbers, strict=True)) if len(numbers) == len(given) else None
+    lease = poolmaker.lease_parameters(lock_renewal, lease_time, io_timeout, lease_retries)
     request = poolmaker.Request(pool_id, name, master_id, tuple(domain_ids), master_version, lease)
     poolmaker.check_request(request)
     services.domains.find(master_id)
@@ -155,9 +153,9 @@ def get_info(services: Services, pool_id: ids.PoolId) -> dict[str, object]:
             "spm_id": state.spm_id,
             "pool_status": "connected",
             "version": str(master.version),
-            "isoprefix": "",
         }
         dominfo = {str(each): _domain_info(services, each, status) for each, status in state.domains.items()}
+        info["isoprefix"] = next((each["isoprefix"] for each in dominfo.values() if each["isoprefix"]), "")
         return {"info": info, "dominfo": dominfo}
 
 
@@ -168,6 +166,7 @@ def _domain_info(services: Services, domain_id: ids.DomainId, status: str) -> di
         health = services.monitor.of(domain_id)
         entry["version"] = health.found.version if health.valid else -1
         if health.valid and health.found.total is not None:
+            entry["isoprefix"] = health.found.iso_directory
             entry.update(disktotal=str(health.found.total), diskfree=str(health.found.free))
     return entry
 

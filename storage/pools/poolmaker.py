@@ -101,6 +101,16 @@ def check_ascii(name: str, version: int) -> None:
         raise errors.UnicodeArgumentException(object="pool in a domain of", version=version)
 
 
+def lease_parameters(*given: int | None) -> dict[str, int] | None:
+    """The four lease parameters by key of the record, or None for the defaults: they count only together and not 0.
+
+    Args:
+        given: renewal, lease and I/O time in seconds, and retries.
+    """
+    numbers = [number for number in given if number]
+    return dict(zip(domain_metadata.LEASE_DEFAULTS, numbers, strict=True)) if len(numbers) == len(given) else None
+
+
 def lease_changes(lease: Mapping[str, int] | None) -> dict[str, str | None]:
     """Lease parameters as keys of a master's record; None: the defaults, and that they are in force."""
     policy: dict[str, str | None] = {domain_metadata.LOCK_POLICY: "ON"} if lease is None else {}

@@ -137,6 +137,18 @@ WRONG: dict[str, list[Any]] = {
         7,
         True,
     ],
+    "ImageSharingMethodArgs": [
+        {"method": "http"},
+        {"url": "http://a/"},
+        *({"method": method, "url": "http://a/"} for method in ("ftp", "HTTP", "", 7, None, ["http"])),
+        *({"method": "http", "url": url} for url in NO_TEXTS),
+        *({"method": "http", "url": "http://a/", "headers": headers} for headers in ("X: y", ["X"], {"X": 7}, None, 7)),
+        {"method": "http", "url": "http://a/", "headers": {"X": "y" * 20_000}},
+        "http://a/",
+        ["http", "http://a/"],
+        7,
+        True,
+    ],
 }
 
 CONSTRUCTORS = {
