@@ -57,6 +57,14 @@ from storage.errors.domain import (
     StorageServerDisconnectionError as StorageServerDisconnectionError,
     UnsupportedDomainVersion as UnsupportedDomainVersion,
 )
+from storage.errors.host import (
+    FenceAgentError as FenceAgentError,
+    FenceError as FenceError,
+    FenceRefusedError as FenceRefusedError,
+    HardwareInfoError as HardwareInfoError,
+    NoSuchVM as NoSuchVM,
+    UnexpectedError as UnexpectedError,
+)
 from storage.errors.pool import (
     AcquireHostIdFailure as AcquireHostIdFailure,
     AcquireLockFailure as AcquireLockFailure,
@@ -89,6 +97,21 @@ from storage.errors.pool import (
     StoragePoolWrongMaster as StoragePoolWrongMaster,
     TooManyDomainsInStoragePoolError as TooManyDomainsInStoragePoolError,
     VMPathNotExists as VMPathNotExists,
+)
+from storage.errors.server import (
+    BlockDeviceActionError as BlockDeviceActionError,
+    InaccessiblePhysDev as InaccessiblePhysDev,
+    ISCSIDiscoveryError as ISCSIDiscoveryError,
+    ISCSISetupError as ISCSISetupError,
+    StorageServerActionError as StorageServerActionError,
+    StorageServerConnectionRefIdAlreadyInUse as StorageServerConnectionRefIdAlreadyInUse,
+    StorageServerConnectionRefIdDoesNotExist as StorageServerConnectionRefIdDoesNotExist,
+    StorageServerValidationError as StorageServerValidationError,
+    VolumeGroupActionError as VolumeGroupActionError,
+    VolumeGroupCreateError as VolumeGroupCreateError,
+    VolumeGroupDoesNotExist as VolumeGroupDoesNotExist,
+    VolumeGroupRemoveError as VolumeGroupRemoveError,
+    VolumeGroupSizeError as VolumeGroupSizeError,
 )
 from storage.errors.task import (
     AddTaskError as AddTaskError,

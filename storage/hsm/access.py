@@ -38,7 +38,7 @@ def take(
     images = [lock(locks.image_name(each, domain_id)) for each in image_ids]
     held = services.locks.take([locks.shared(domain_id), *images], verb)
     try:
-        return _member(services, pool_id, domain_id), held
+        return member(services, pool_id, domain_id), held
     except BaseException:
         held.release()
         raise
@@ -71,7 +71,8 @@ def refuse_blank(**given: ids.ImageId | ids.VolumeId) -> None:
             raise errors.InvalidParameterException(name=name, reason="it must not be the blank id")
 
 
-def _member(services: Services, pool_id: ids.PoolId, domain_id: ids.DomainId) -> image.Domain:
+def member(services: Services, pool_id: ids.PoolId, domain_id: ids.DomainId) -> image.Domain:
+    """A domain of a pool whose SPM this host is; raises as `take`."""
     domain: image.Domain = services.pools.spm(pool_id).member(domain_id)
     if (domain_class := domain.domain_class) == "Iso":
         raise errors.ImagesNotSupportedError(domain=domain_id, domain_class=domain_class)

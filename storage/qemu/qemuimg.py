@@ -137,6 +137,7 @@ class QemuImg:
         backing_format: str | None = None,
         compat: str | None = None,
         preallocation: str | None = None,
+        cluster_size: int | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         """Make an image; an existing file at the path is overwritten. The backing file is recorded, not opened.
@@ -147,10 +148,12 @@ class QemuImg:
             backing_format: format to record; required with `backing`.
             compat: "0.10" or "1.1", qcow2 only.
             preallocation: "off", "metadata", "falloc" or "full".
+            cluster_size: bytes, qcow2 only; None: the tool's own.
             stop: ends a long preallocation; raises Stopped.
         """
         options = [f"compat={_one_of(compat, _COMPATS)}"] if compat else []
         options += [f"preallocation={_one_of(preallocation, _PREALLOCATIONS)}"] if preallocation else []
+        options += [f"cluster_size={int(cluster_size)}"] if cluster_size else []
         arguments = ["create", "-q", "-f", _format(fmt), *(["-o", ",".join(options)] if options else [])]
         if backing is not None:
             arguments += ["-u", "-F", _format(backing_format), "-b", _backing(backing)]

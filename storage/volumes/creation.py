@@ -114,6 +114,11 @@ def create(
     return request.volume
 
 
+def compat(version: int) -> str:
+    """Which qcow2 version a domain's volumes have, as qemu-img names it."""
+    return "1.1" if version >= _FIRST_VERSION_OF_COMPAT_1_1 else "0.10"
+
+
 # ---------------------------------------------------------------- looking
 
 
@@ -141,8 +146,7 @@ def _plan(domain: image.Domain, request: Request) -> _Plan:
     )
     _check_space(domain, metadata)
     record = image.encoded(metadata, version, request.volume)
-    compat = "1.1" if version >= _FIRST_VERSION_OF_COMPAT_1_1 else "0.10"
-    return _Plan(paths, metadata, record, parent, compat)
+    return _Plan(paths, metadata, record, parent, compat(version))
 
 
 def _usable_parent(domain: image.Domain, request: Request) -> volume_metadata.VolumeMetadata | None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from storage import errors, files, ids
 from storage.jobs import recovery, tasks
-from storage.volumes import deletion, image, steps, template, transfer, volume, volume_metadata
+from storage.volumes import deletion, image, staging, steps, syncing, template, transfer, volume, volume_metadata
 
 log = logging.getLogger(__name__)
 
@@ -200,10 +200,10 @@ def settle_capacity(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.
         image.write_metadata(domain, image_id, volume_id, dataclasses.replace(found, capacity=real))
 
 
-def settle_transfer(services: Services, task: tasks.Task, params: _Params) -> None:
+def settle_transfer(services: Services, _task: object, params: _Params) -> None:
     """Say what has become of a content that was being replaced. Parameters: domain, image, volume, generation."""
     domain = services.domains.find(ids.DomainId(params[0]))
-    transfer.settle(domain, ids.ImageId(params[1]), ids.VolumeId(params[2]), int(params[3]), task.id)
+    transfer.settle(domain, ids.ImageId(params[1]), ids.VolumeId(params[2]), int(params[3]))
 
 
 # ---------------------------------------------------------------- the table
@@ -223,6 +223,8 @@ _KNOWN: Mapping[recovery.Triple, recovery.Action] = {
     steps.RENAME: rename_back,
     steps.EXTEND: _by_ids(settle_capacity),
     steps.TRANSFER: settle_transfer,
+    steps.STAGED: staging.recover,
+    steps.FINISH_SYNC: syncing.recover,
 }
 
 _CLASSES = (("volume", "Volume"), ("fileVolume", "FileVolume"))

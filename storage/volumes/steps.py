@@ -5,6 +5,7 @@ text parameters; paths in the parameters are those of the domain (``<repository>
 What each does is in `rollback`; names marked "ours" mean nothing to other programs, which then leave the step alone.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from storage import ids
@@ -24,6 +25,10 @@ EXTEND: recovery.Triple = ("volume", "Volume", "extendSizeFinalize")
 UNSHARE: recovery.Triple = ("volume", "Volume", "setSharedRollback")
 FINISH_DELETE: recovery.Triple = ("volume", "Volume", "finishDelete")
 FINISH_PURGE: recovery.Triple = ("image", "Image", "finishPurge")
+STAGED: recovery.Triple = ("image", "Image", "stagedImageRollback")
+FINISH_SYNC: recovery.Triple = ("image", "Image", "finishSync")
+MERGE: recovery.Triple = ("image", "Image", "mergeRollback")
+FINISH_MERGE: recovery.Triple = ("image", "Image", "finishMerge")
 TRANSFER: recovery.Triple = ("volume", "Volume", "settleTransfer")
 
 
@@ -79,3 +84,31 @@ def transfer(
     """Say what has become of a volume whose content was being replaced; `generation` is that of before."""
     params = (domain_id, image_id, volume_id, str(generation))
     return recovery.Recovery(f"settle transfer: {volume_id}", *TRANSFER, params)
+
+
+def staged(domain_id: ids.DomainId, image_id: ids.ImageId, original: ids.DomainId | None) -> recovery.Recovery:
+    """Remove an image that is being built, or that was built while its original is still there."""
+    params = (domain_id, image_id, original or ids.BLANK)
+    return recovery.Recovery(f"staged image rollback: {image_id}", *STAGED, params)
+
+
+def finish_sync(
+    domain_id: ids.DomainId, image_id: ids.ImageId, volume_ids: Sequence[ids.VolumeId]
+) -> recovery.Recovery:
+    """Put the rest of the data that was built aside in its place."""
+    return recovery.Recovery(f"finish sync: {image_id}", *FINISH_SYNC, (domain_id, image_id, *volume_ids))
+
+
+def merge(
+    domain_id: ids.DomainId, image_id: ids.ImageId, ancestor: ids.VolumeId, successor: ids.VolumeId, *before: str
+) -> recovery.Recovery:
+    """Undo a merge; `before` is what the successor was: parent, format, type."""
+    params = (domain_id, image_id, ancestor, successor, *before)
+    return recovery.Recovery(f"merge rollback: {successor}", *MERGE, params)
+
+
+def finish_merge(
+    domain_id: ids.DomainId, image_id: ids.ImageId, successor: ids.VolumeId, gone: Sequence[ids.VolumeId]
+) -> recovery.Recovery:
+    """Go on removing the volumes that were merged."""
+    return recovery.Recovery(f"finish merge: {successor}", *FINISH_MERGE, (domain_id, image_id, successor, *gone))
