@@ -4,7 +4,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from storage import ids, locks, proof, reconcile, report, services as storage_services
+from storage import ids, locks, services as storage_services
+from storage.chains import proof, reconcile, report
 from storage.hsm import access
 from storage.jobs import tasks
 from storage.qemu import qemuimg

@@ -7,7 +7,8 @@ import os
 import stat
 from pathlib import Path
 
-from storage import errors, files, ids, layout, record
+from storage import errors, files, ids, layout
+from storage.chains import record
 from storage.qemu import qcow2
 from storage.volumes import image, volume, volume_metadata
 

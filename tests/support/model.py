@@ -8,7 +8,8 @@ import dataclasses
 import uuid
 from collections.abc import Iterable
 
-from storage import chain, evidence, ids, record, walk
+from storage import ids
+from storage.chains import chain, evidence, record, walk
 from storage.volumes import volume_metadata
 
 DOMAIN = ids.DomainId("d0000000-0000-0000-0000-000000000001")

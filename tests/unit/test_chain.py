@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from storage import chain, errors, ids, record, walk
+from storage import errors, ids
+from storage.chains import chain, record, walk
 from storage.volumes import volume_metadata
 from tests.support import model
 

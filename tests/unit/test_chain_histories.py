@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import event, given, settings, strategies as st
 
-from storage import chain
+from storage.chains import chain
 from tests.support import history, model
 
 LATER = 9_000_000_000.0

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import errors, ids, inspection, record
+from storage import errors, ids
+from storage.chains import inspection, record
 from storage.volumes import volume_metadata
 from tests.support import chains, images
 

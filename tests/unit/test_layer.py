@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import layer
+from storage.chains import layer
 from tests.support import chains, images
 
 pytestmark = pytest.mark.qemu

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import evidence, inspection, proof, record, verdicts
+from storage.chains import evidence, inspection, proof, record, verdicts
 from storage.volumes import volume_metadata
 from tests.support import chains, images
 

@@ -11,7 +11,8 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from storage import errors, files, ids, record
+from storage import errors, files, ids
+from storage.chains import record
 from storage.qemu import imagelock, qcow2
 from storage.volumes import image as image_files, volume_metadata
 

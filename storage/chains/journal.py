@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from storage import chain, errors, files, ids
+from storage import errors, files, ids
+from storage.chains import chain
 
 ENTRIES = 50
 READ_LIMIT = 32 << 20

@@ -10,7 +10,8 @@ volume exists: a merge only reads it.
 import dataclasses
 from collections.abc import Mapping
 
-from storage import evidence, ids, record
+from storage import ids
+from storage.chains import evidence, record
 
 Records = Mapping[ids.VolumeId, record.Record]
 Answers = Mapping[evidence.Question, evidence.Answer]

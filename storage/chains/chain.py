@@ -8,7 +8,8 @@ volume should have and lists differences only, so a second plan after the change
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 
-from storage import errors, evidence, ids, leaf, record, walk
+from storage import errors, ids
+from storage.chains import evidence, leaf, record, walk
 from storage.volumes import volume_metadata
 
 PARENT, LEGALITY, VOLTYPE, BACKING = "parent", "legality", "voltype", "backing"

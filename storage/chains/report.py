@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from storage import chain, ids, reconcile, record, walk
+from storage import ids
+from storage.chains import chain, reconcile, record, walk
 from storage.volumes import volume_metadata
 
 BASE, MEMBER, TEMPLATE = "base", "in chain", "template"

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from storage import errors, evidence, files, ids, inspection, walk
+from storage import errors, files, ids
+from storage.chains import evidence, inspection, walk
 
 READ_LIMIT = 1 << 20
 

@@ -23,7 +23,8 @@ one is examined too, and a contradiction is never resolved by guessing.
 
 import dataclasses
 
-from storage import evidence, ids, record, walk
+from storage import ids
+from storage.chains import evidence, record, walk
 from storage.volumes import volume_metadata
 
 DRAIN_RATE = 10 * 1024 * 1024

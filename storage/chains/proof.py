@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from storage import evidence, ids, layer, walk
+from storage import ids
+from storage.chains import evidence, layer, walk
 from storage.qemu import allocation
 from storage.volumes import volume_metadata
 

@@ -7,7 +7,8 @@ while the plan depends on it, so a healthy chain costs two small reads a volume 
 import dataclasses
 import time
 
-from storage import chain, errors, evidence, ids, inspection, proof, record, repair, settings, verdicts, walk
+from storage import errors, ids, settings
+from storage.chains import chain, evidence, inspection, proof, record, repair, verdicts, walk
 from storage.qemu import qemuimg
 from storage.volumes import image as image_files
 

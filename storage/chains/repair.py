@@ -21,7 +21,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from storage import chain, errors, files, ids, inspection, journal
+from storage import errors, files, ids
+from storage.chains import chain, inspection, journal
 from storage.qemu import qemuimg
 from storage.volumes import image, volume_metadata
 

@@ -1,0 +1,1 @@
+"""Volume chains: look, decide, prove, confirm, repair, answer."""
