@@ -47,6 +47,7 @@ def sync_data(
         return errors.CopyImageError(image=image_id, reason=reason)
 
     with copying.explained(route.target, task, image_id, failed):
+        image.sweep(route.target, image_id)
         layers = source.whole(route.origin, image.contents(route.origin, image_id), route.limit)
         there = source.whole(route.target, image.contents(route.target, image_id), route.limit)
         _check_same(route.target, image_id, layers, there)

@@ -240,11 +240,13 @@ def sample(tmp_path_factory):
     return disk
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("force", [False, True], ids=["new", "over another"])
 def test_crash_at_every_change(tmp_path, sample, force):
     expected, other = sample.guest(V2), sample.guest(V4, COPY, sample.there)
+    tool = disks.RememberingTool()
     for number, fault in enumerate(faults.crash_points()):
-        disk = sample.copied(tmp_path / str(number))
+        disk = sample.copied(tmp_path / str(number), tool)
         target = COPY if force else disks.THIRD
         before = disk.state()
         with fault.strike():
