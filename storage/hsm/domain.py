@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from storage import errors, ids, locks
@@ -245,12 +244,9 @@ def get_volumes(services: "storage_services.Services", domain_id: ids.DomainId, 
     """
     domain = services.domains.find(domain_id)
     with services.locks.hold(locks.shared(domain_id), title="getVolumesList"):
-        images = domain.image_ids() if image_id is None else [image_id]
-        return {"uuidlist": sorted({str(volume) for each in images for volume in _volumes(domain, each)})}
-
-
-def _volumes(domain: storage_domain.Domain, image_id: ids.ImageId) -> Iterator[ids.VolumeId]:
-    try:
-        yield from image.volume_ids(domain, image_id)
-    except errors.ImageDoesNotExistInSD:  # unknown, or removed since it was listed
-        return
+        if image_id is None:
+            return {"uuidlist": sorted(image.every_volume(domain))}
+        try:
+            return {"uuidlist": [str(volume) for volume in image.volume_ids(domain, image_id)]}
+        except errors.ImageDoesNotExistInSD:
+            return {"uuidlist": []}

@@ -12,11 +12,11 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from storage import errors, files, ids
+from storage import errors, files, ids, layout
 from storage.volumes import volume_metadata
 
 META_SUFFIX = ".meta"
@@ -148,8 +148,38 @@ def volume_ids(domain: Domain, image_id: ids.ImageId) -> list[ids.VolumeId]:
         found = files.names(directory(domain, image_id))
     except OSError as error:
         raise errors.ImagePathError(image=image_id, reason=error.strerror) from error
-    stems = [name.removesuffix(META_SUFFIX) for name in found if name.endswith(META_SUFFIX)]
-    return sorted(ids.VolumeId(stem) for stem in stems if ids.is_id(stem))
+    return sorted(ids.VolumeId(stem) for stem in _stems(found))
+
+
+def every_volume(domain: Domain) -> set[str]:
+    """Volumes of all images of a domain, each once, as text: `volume_ids` without what it costs ten thousand times.
+
+    An image that is removed meanwhile has none.
+
+    Raises:
+        ImagePathError: an image could not be listed.
+        StorageError: as ``domain.image_ids``.
+    """
+    found: set[str] = set()
+    place = f"{layout.images(domain.path)}/"
+    for image_id in domain.image_ids():
+        try:
+            fd = os.open(place + image_id, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                found.update(_stems(os.listdir(fd)))
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise errors.ImagePathError(image=image_id, reason=error.strerror) from error
+    return found
+
+
+def _stems(names: Iterable[str]) -> list[str]:
+    """The volumes whose records are among the names."""
+    stems = [name.removesuffix(META_SUFFIX) for name in names if name.endswith(META_SUFFIX)]
+    return [stem for stem in stems if ids.is_id(stem)]
 
 
 def contents(domain: Domain, image_id: ids.ImageId) -> Contents:

@@ -359,6 +359,24 @@ def test_volumes_come_from_names_alone(services: Any, data: Path) -> None:
     assert hsm_domain.get_volumes(services, A, IMAGE) == {"uuidlist": VOLUMES[:1]}
     assert hsm_domain.get_volumes(services, A, None) == {"uuidlist": VOLUMES}
     assert hsm_domain.get_volumes(services, A, ids.ImageId.new()) == {"uuidlist": []}
+    (found.path / "images" / ids.ImageId.new()).symlink_to(found.image_directory(IMAGE))
+    assert hsm_domain.get_images(services, A) == {"imageslist": sorted([IMAGE, OTHER_IMAGE])}
+
+
+def test_an_image_that_goes_while_volumes_are_listed_has_none(
+    services: Any, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(services, data)
+    found = services.domains.find(A)
+    found.image_directory(IMAGE).mkdir()
+    (found.image_directory(IMAGE) / f"{VOLUMES[0]}.meta").touch()
+    gone = ids.ImageId.new()
+    monkeypatch.setattr(type(found), "image_ids", lambda self: [gone, IMAGE])
+    assert hsm_domain.get_volumes(services, A, None) == {"uuidlist": VOLUMES[:1]}
+    # A link that took the place of a directory is not followed, and never taken for an image without volumes.
+    found.image_directory(gone).symlink_to(found.image_directory(IMAGE))
+    with pytest.raises(errors.ImagePathError):
+        hsm_domain.get_volumes(services, A, None)
 
 
 def test_unknown_domains_are_told_before_a_lock_is_waited_for(services: Any) -> None:
