@@ -14,6 +14,7 @@ import xmlrpc.client
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tests.benchmarks import listing
 from tests.support import daemon, images
 
 MIB = 1 << 20
@@ -40,6 +41,7 @@ def main() -> int:
         for depth, repeats, target in ((10, 15, 10), (50, 7, 30)):
             _against_reference(empty, depth, repeats, target)
         _crowd(empty, crowded, repeats=200)
+        listing.report(crowded, _CROWD, _say)
         _ping(empty, rounds=9, calls=400)
         _say("memory of the daemon after all that: MiB (VmRSS)", f"{_memory(empty.daemon):.1f}", "< 50")
         _start(place, repeats=7)
