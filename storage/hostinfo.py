@@ -96,6 +96,12 @@ def parse_os_release(text: str) -> dict[str, str]:
     return {name: value.strip("'\"") for name, value in _fields(text, "=").items()}
 
 
+def parse_version(text: str) -> str:
+    """The version in what a program of QEMU says, such as ``qemu-img version 7.2.9 (Debian 1:7.2+dfsg-7)``."""
+    words = text.split()
+    return words[words.index("version") + 1] if "version" in words[:-1] else ""
+
+
 def load_between(earlier: Times | None, later: Times) -> Load:
     """Use of the processors between two looks; since boot without an earlier one."""
     earlier = earlier or Times(0, 0, 0, 0, 0, 0, 0)
@@ -111,6 +117,46 @@ def load_between(earlier: Times | None, later: Times) -> Load:
         own_user=100 * max(0.0, later.own_user - earlier.own_user) / span,
         own_system=100 * max(0.0, later.own_system - earlier.own_system) / span,
     )
+
+
+_DMI = {
+    "systemManufacturer": "sys_vendor",
+    "systemProductName": "product_name",
+    "systemVersion": "product_version",
+    "systemSerialNumber": "product_serial",
+    "systemUUID": "product_uuid",
+    "systemFamily": "product_family",
+}
+_DEVICE_TREE = {"systemProductName": "model", "systemSerialNumber": "serial-number"}
+# What vendors write where they have nothing to say.
+_UNSPECIFIED = frozenset(("", "none", "not specified", "to be filled by o.e.m.", "default string", "system version"))
+
+
+def hardware(dmi: Path = Path("/sys/class/dmi/id"), device_tree: Path = Path("/proc/device-tree")) -> dict[str, str]:
+    """What the firmware says of this machine, by the protocol's names; what is not specified or not for us is left out.
+
+    Args:
+        dmi: the kernel's DMI table, a file a field.
+        device_tree: in place of it, on machines that have no such table.
+    """
+    found = _firmware(dmi, _DMI) or _firmware(device_tree, _DEVICE_TREE)
+    return {name: text for name, text in found.items() if text.lower() not in _UNSPECIFIED}
+
+
+def initiators(
+    sys: Path = Path("/sys"), name_file: str = "/etc/iscsi/initiatorname.iscsi"
+) -> dict[str, list[dict[str, str]]]:
+    """Initiators of this host: its iSCSI name, and the Fibre Channel adapters."""
+    name = parse_os_release(read_text(name_file)).get("InitiatorName", "")
+    adapters = [
+        {
+            "model": read_text(str(host / "symbolic_name")),
+            "wwpn": read_text(str(host / "port_name")).removeprefix("0x"),
+            "wwnn": read_text(str(host / "node_name")).removeprefix("0x"),
+        }
+        for host in _entries(sys / "class/fc_host")
+    ]
+    return {"iSCSI": [{"InitiatorName": name}] if name else [], "FC": adapters}
 
 
 class Sampler:
@@ -145,6 +191,18 @@ def free_mib(path: Path) -> int:
     """Free space for an unprivileged writer where a path is, in MiB."""
     found = os.statvfs(path)
     return found.f_frsize * found.f_bavail // MIB
+
+
+def _firmware(directory: Path, names: Mapping[str, str]) -> dict[str, str]:
+    found = {name: read_text(str(directory / file)).strip("\0 ") for name, file in names.items()}
+    return {name: text for name, text in found.items() if text}
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
 
 
 def _times() -> Times:

@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import logging
 
-from storage import files, layout, locks, settings
-from storage.domains import connections, domain, monitor, mounter
+from storage import control, files, layout, locks, settings
+from storage.domains import connections, domain, keeper, monitor, mounter
 from storage.jobs import recovery, taskmanager
 from storage.pools import inuse, pool, spm
 from storage.volumes import rollback
@@ -26,6 +26,8 @@ class Services:
         pools: connected pools.
         tasks: background work.
         monitor: the watch over domains; looks when asked until its ``start``.
+        keeper: keeps connections up; takes up those of an earlier process at its ``start``.
+        control: of the process.
     """
 
     settings: settings.Settings
@@ -36,6 +38,8 @@ class Services:
     pools: pool.Registry
     tasks: taskmanager.Manager
     monitor: monitor.Monitor
+    keeper: keeper.Keeper
+    control: control.Control
 
     def close(self, seconds: float = 30.0) -> None:
         """Begin no more tasks, wait for those at work, and give up the role of SPM where nothing runs any more.
@@ -51,6 +55,7 @@ class Services:
         for each in self.pools.all():
             spm.abandon(each, self.tasks)
         self.monitor.close()
+        self.keeper.close()
 
 
 def build(wanted: settings.Settings) -> Services:
@@ -66,11 +71,12 @@ def build(wanted: settings.Settings) -> Services:
     lock_table = locks.LockTable(wanted.lock_timeout)
     domains = domain.Finder(repository, local_posixfs=wanted.local_posixfs)
     pools = pool.Registry(repository, domains)
+    connected = connections.Connections(repository, mounter.Mounter(wanted.mount_timeout))
     built = Services(
         settings=wanted,
         repository=repository,
         locks=lock_table,
-        connections=connections.Connections(repository, mounter.Mounter(wanted.mount_timeout)),
+        connections=connected,
         domains=domains,
         pools=pools,
         tasks=taskmanager.Manager(table, lock_table, workers=wanted.workers, limit=wanted.max_tasks),
@@ -80,6 +86,8 @@ def build(wanted: settings.Settings) -> Services:
             interval=wanted.sd_health_check,
             limit=wanted.sd_health_timeout,
         ),
+        keeper=keeper.Keeper(repository.references, connected, domains.forget, wanted.reconnect_interval),
+        control=control.Control(),
     )
     table.context = built
     return built

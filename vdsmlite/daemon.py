@@ -10,7 +10,20 @@ from pathlib import Path
 
 from rpc import bridge, catalogue, server, tls
 from storage import files, layout, services as storage_services
-from vdsmlite import __version__, api, audit, background, config, listen, logs, notify, pidfile, signals, status
+from vdsmlite import (
+    __version__,
+    api,
+    audit,
+    background,
+    config,
+    listen,
+    logs,
+    notify,
+    pidfile,
+    signals,
+    status,
+    streams,
+)
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +81,13 @@ def _run(
 
     services = storage_services.build(wanted.storage)
     services.monitor.start()
+    services.keeper.start()
+    # By way of the signal, so that there is one way to end.
+    services.control.on_end(lambda: os.kill(os.getpid(), signal.SIGTERM))
     verbs = bridge.Bridge(catalogue.load(), api.API(services), status.translate, audit.write)
     listener = server.Server(
         (address.host, address.port),
-        server.rpc_routes(verbs, status.errors_table()),
+        server.rpc_routes(verbs, status.errors_table(), streams.handlers(services, audit.write)),
         wanted.server,
         tls.server_context(security) if security else None,
         may_connect=tls.name_check(security) if security else None,

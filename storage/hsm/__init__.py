@@ -1,9 +1,11 @@
 """One module a verb family: what each verb checks, which locks it takes and which floor below does the work."""
 
 from storage.hsm import (
+    block,
     connection,
     description,
     domain,
+    fence,
     host,
     image,
     iso,
@@ -12,16 +14,20 @@ from storage.hsm import (
     membership,
     monitoring,
     pool,
+    references,
     task,
     transfer,
     upgrade,
+    vm,
     volume,
 )
 
 __all__ = [
+    "block",
     "connection",
     "description",
     "domain",
+    "fence",
     "host",
     "image",
     "iso",
@@ -30,8 +36,10 @@ __all__ = [
     "membership",
     "monitoring",
     "pool",
+    "references",
     "task",
     "transfer",
     "upgrade",
+    "vm",
     "volume",
 ]

@@ -7,6 +7,8 @@ Left out of the statistics: rates and counters of network interfaces, per-proces
 haScore and netConfigDirty.
 """
 
+import functools
+import logging
 import os
 import platform
 import time
@@ -14,8 +16,9 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage import hostinfo
+from storage import errors, hostinfo
 from storage.hsm import monitoring
+from storage.qemu import child
 
 if TYPE_CHECKING:
     from storage import services as storage_services
@@ -24,6 +27,11 @@ Result = dict[str, Any]
 
 PROTOCOL = "4.16.38"
 """The vdsm release whose verbs these are. The engine accepts hosts by this number (4.9 to 4.16 for engine 3.5)."""
+
+_MOST_SEVERE = 100
+_QEMU = f"qemu-system-{platform.machine()}"
+
+log = logging.getLogger(__name__)
 
 _sampler = hostinfo.Sampler()
 _started = time.monotonic()
@@ -39,9 +47,46 @@ def get_vm_list(services: "storage_services.Services") -> Result:
     return {"vmList": []}
 
 
+def get_hardware_info(services: "storage_services.Services") -> Result:
+    """What the firmware says of this machine; what it does not say is left out.
+
+    Raises:
+        HardwareInfoError: it says nothing, or nothing that this user may read.
+    """
+    if not (found := hostinfo.hardware()):
+        raise errors.HardwareInfoError(reason="the firmware's tables are not there, or not readable for this user")
+    return {"info": found}
+
+
+def set_log_level(services: "storage_services.Services", level: int) -> None:
+    """Set the least severity that the log takes, until the daemon ends. The audit lines stay.
+
+    Args:
+        level: number of Python's logging: 10 DEBUG, 20 INFO, 30 WARNING, 40 ERROR, 50 CRITICAL.
+
+    Raises:
+        InvalidParameterException: it is none that could mean something.
+    """
+    if not 0 <= level <= _MOST_SEVERE:
+        raise errors.InvalidParameterException(name="level", reason=f"levels are 0 to {_MOST_SEVERE}")
+    logging.getLogger().setLevel(level)
+    log.log(_MOST_SEVERE, "the log takes what is of level %d and above", level)
+
+
+def prepare_for_shutdown(services: "storage_services.Services") -> None:
+    """Have the daemon end as if it had got SIGTERM: this call is answered, and so are those under way.
+
+    Raises:
+        UnexpectedError: there is no daemon that could end.
+    """
+    services.control.end()
+
+
 def get_capabilities(services: "storage_services.Services") -> Result:
     """What this host and this release can do. Numbers are text, as the protocol has them here; memory in MiB."""
+    initiators = hostinfo.initiators()
     info: Result = {
+        "ISCSIInitiatorName": next((each["InitiatorName"] for each in initiators["iSCSI"]), ""),
         "kvmEnabled": _truth(os.access("/dev/kvm", os.R_OK | os.W_OK)),
         "memSize": str(_memory().get("MemTotal", 0) // hostinfo.MIB),
         "version_name": "vdsmlite",
@@ -50,14 +95,13 @@ def get_capabilities(services: "storage_services.Services") -> Result:
         "supportedENGINEs": ["3.5"],
         "clusterLevels": ["3.5"],
         "operatingSystem": _operating_system(),
-        "packages2": _packages(),
+        "packages2": _packages(services.settings.qemu_img),
         # Neither is done by this release, and there are no machines to do it to.
         "liveMerge": _truth(False),
         "liveSnapshot": _truth(False),
         "emulatedMachines": [],
         "vmTypes": [],
-        "ISCSIInitiatorName": "",
-        "HBAInventory": {"iSCSI": [], "FC": []},
+        "HBAInventory": initiators,
         "hooks": {},
         "selinux": {"mode": hostinfo.read_text("/sys/fs/selinux/enforce", "-1")},
         "kdumpStatus": int(hostinfo.read_text("/sys/kernel/kexec_crash_loaded") or -1),
@@ -89,13 +133,27 @@ def _operating_system() -> Result:
     }
 
 
-def _packages() -> Result:
+def _packages(qemu_img: str) -> Result:
     kernel, _, kernel_release = platform.release().partition("-")
-    return {
+    found = {
         "vdsm": {"version": PROTOCOL, "release": "0"},
         "kernel": {"version": kernel, "release": kernel_release},
         "python": {"version": platform.python_version(), "release": ""},
     }
+    for name, program in (("qemu-img", qemu_img), ("qemu-kvm", _QEMU)):
+        if version := _version(program):
+            found[name] = {"version": version, "release": ""}
+    return found
+
+
+@functools.cache
+def _version(program: str) -> str:
+    """Version of a program of QEMU, empty when it is not there. Asked once: it changes when the host is upgraded."""
+    try:
+        said = child.run([program, "--version"], child.Limits(seconds=10.0, stdout=1 << 16)).stdout
+    except OSError:
+        return ""
+    return hostinfo.parse_version(said.decode("utf-8", "replace"))
 
 
 def get_stats(services: "storage_services.Services") -> Result:

@@ -1,6 +1,6 @@
 """Runs one foreign program on untrusted input: bounded in time, processor, memory and output, and really killable.
 
-No shell, no input, a process group of its own, the C locale. The limits are set right after the program was started
+No shell, a process group of its own, the C locale. The limits are set right after the program was started
 (`prlimit`), because code between fork and exec is not safe in a process with threads; for some microseconds, while the
 program is being loaded and has read nothing yet, it runs without them.
 """
@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 _POLL_SECONDS = 0.1
 _DYING_SECONDS = 5.0
 _CHUNK = 65536
+_TEXT_LIMIT = 16384
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def run(
     *,
     stop: threading.Event | None = None,
     on_output: Callable[[bytes], None] | None = None,
+    text: bytes = b"",
 ) -> Result:
     """Run a program to its end.
 
@@ -68,13 +70,17 @@ def run(
         command: program and arguments.
         stop: kill the program soon after this is set.
         on_output: called in this thread with each piece of stdout; when it raises, the program is killed.
+        text: what the program reads; short enough for a pipe to hold, so that writing it never waits.
 
     Raises:
         OSError: the program cannot be started.
+        ValueError: the text is too long.
     """
+    if len(text) > _TEXT_LIMIT:
+        raise ValueError(f"more than {_TEXT_LIMIT} bytes of input")
     process = subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if text else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "LANG": "C", "LC_ALL": "C"},
@@ -83,6 +89,9 @@ def run(
     watch = _Watch(process, limits, stop, on_output)
     try:
         _restrict(process.pid, limits)
+        if process.stdin:
+            with contextlib.suppress(BrokenPipeError), process.stdin as stream:
+                stream.write(text)
         watch.until_end()
     finally:
         watch.close()

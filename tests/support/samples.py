@@ -27,6 +27,17 @@ RIGHT: dict[str, tuple[Any, Any]] = {
     "DomainStatusMap": ({ID: "active", OTHER: "Attached"},) * 2,
     "DomainStatuses": ({ID: "active", OTHER: "Attached"},) * 2,
     "ReconcileOptions": ({"leaf": ID},) * 2,
+    "ImageSharingMethodArgs": ({"method": "http", "url": "http://[::1]:9/a?b=c", "headers": {"X": "y"}},) * 2,
+    "ConnectionRefMap": ({"a/\u00e9": {"type": "localfs", "params": {"path": "/x", "none": None}}},) * 2,
+    "ConnectionRefIdList": (["a", ID],) * 2,
+    "FenceOptions": ("lanplus=1\nslot=2",) * 2,
+    "FencePolicy": ({"storageDomainHostIdMap": {ID: "1", OTHER: 2}},) * 2,
+    "VmDrive": ({"domainID": ID, "poolID": ID, "imageID": ID, "volumeID": ID, "device": "disk"},) * 2,
+    "VmDriveList": ([{"domainID": ID, "imageID": ID, "baseVolumeID": ID, "volumeID": OTHER}],) * 2,
+    "DeviceList": (["3600a0b80"],) * 2,
+    "DeviceType": ("iscsi",) * 2,
+    "VolumeGroupID": ("Zd3UBa-lJf7-TCr1-AqBq-oCbz-mGAl-5uUrWn",) * 2,
+    "ISCSIPortal": ({"connection": "::1", "port": "3260", "user": "", "password": ""},) * 2,
     "Ignored": ("true",) * 2,
 }
 

@@ -15,10 +15,12 @@ from vdsmlite import api, status
 CATALOGUE = catalogue.load(Path(__file__).resolve().parents[2] / "schema")
 VERBS = list(CATALOGUE.verbs.values())
 MODULES = (
+    "block",
     "chain",
     "connection",
     "description",
     "domain",
+    "fence",
     "host",
     "image",
     "iso",
@@ -27,8 +29,11 @@ MODULES = (
     "membership",
     "monitoring",
     "pool",
+    "references",
     "task",
+    "transfer",
     "upgrade",
+    "vm",
     "volume",
 )
 CONTEXT = bridge.Context(client="127.0.0.1:1")

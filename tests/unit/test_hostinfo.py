@@ -1,7 +1,9 @@
 """Figures of the host: the parsers on texts of known content, the readers on this machine."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from storage import hostinfo
@@ -79,3 +81,52 @@ def test_this_machine() -> None:
     assert hostinfo.read_text("/nonexistent", "default") == "default"
     load = hostinfo.Sampler().load()
     assert 0 < load.user + load.system + load.idle <= 100.001
+
+
+def test_firmware_tables(tmp_path: Path) -> None:
+    dmi, tree = tmp_path / "dmi", tmp_path / "tree"
+    assert hostinfo.hardware(dmi, tree) == {}
+    tree.mkdir()
+    (tree / "model").write_bytes(b"Raspberry Pi 4\0")
+    assert hostinfo.hardware(dmi, tree) == {"systemProductName": "Raspberry Pi 4"}
+    dmi.mkdir()
+    for name, text in {
+        "sys_vendor": "Dell Inc.\n",
+        "product_name": "To Be Filled By O.E.M.\n",
+        "product_version": "Not Specified\n",
+        "product_uuid": "4c4c4544-0000-2010-8020-80c04f202020\n",
+        "product_family": "\n",
+    }.items():
+        (dmi / name).write_text(text)
+    assert hostinfo.hardware(dmi, tree) == {
+        "systemManufacturer": "Dell Inc.",
+        "systemUUID": "4c4c4544-0000-2010-8020-80c04f202020",
+    }
+
+
+def test_initiators(tmp_path: Path) -> None:
+    name = tmp_path / "initiatorname.iscsi"
+    assert hostinfo.initiators(tmp_path, str(name)) == {"iSCSI": [], "FC": []}
+    name.write_text("## comment\nInitiatorName=iqn.1993-08.org.debian:01:abc\n")
+    host = tmp_path / "class/fc_host/host3"
+    host.mkdir(parents=True)
+    (host / "port_name").write_text("0x500143802426baf4\n")
+    (host / "node_name").write_text("0x500143802426baf5\n")
+    (host / "symbolic_name").write_text("QLE2562\n")
+    assert hostinfo.initiators(tmp_path, str(name)) == {
+        "iSCSI": [{"InitiatorName": "iqn.1993-08.org.debian:01:abc"}],
+        "FC": [{"model": "QLE2562", "wwpn": "500143802426baf4", "wwnn": "500143802426baf5"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("qemu-img version 7.2.9 (Debian 1:7.2+dfsg-7)\nCopyright", "7.2.9"),
+        ("QEMU emulator version 8.0.0", "8.0.0"),
+        ("version", ""),
+        ("", ""),
+    ],
+)
+def test_versions(said: str, version: str) -> None:
+    assert hostinfo.parse_version(said) == version

@@ -1,6 +1,7 @@
 """Verbs about the host: the answers fit the schema, and the health of domains is that of this moment."""
 
 import json
+import logging
 import re
 import types
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from storage import errors, ids, layout
+from storage import control, errors, hostinfo, ids, layout, settings
 from storage.domains import connections, domain, domainmaker, monitor
 from storage.hsm import host
 from storage.pools import inuse
@@ -27,7 +28,10 @@ def services(tmp_path: Path) -> Any:
     repository.root.mkdir()
     finder, pools = domain.Finder(repository), types.SimpleNamespace(all=list)
     watch = monitor.Monitor(lambda each: monitor.DomainLook(finder, each), inuse.InUse(pools))  # type: ignore[arg-type]
-    return types.SimpleNamespace(repository=repository, domains=finder, pools=pools, monitor=watch)
+    wanted = settings.Settings(repository.root)
+    return types.SimpleNamespace(
+        repository=repository, domains=finder, pools=pools, monitor=watch, settings=wanted, control=control.Control()
+    )
 
 
 def fits(name: str, answer: object) -> None:
@@ -46,9 +50,51 @@ def test_capabilities_fit_the_schema_and_the_engine(services: Any) -> None:
     info = answer["info"]
     major, minor = info["packages2"]["vdsm"]["version"].split(".")[:2]
     assert (4, 9) <= (int(major), int(minor)) <= (4, 16), "the range that the engine accepts"
-    assert info["HBAInventory"] == {"iSCSI": [], "FC": []}
+    assert set(info["HBAInventory"]) == {"iSCSI", "FC"}
+    assert info["packages2"]["kernel"]["version"]
     assert info["liveMerge"] == info["liveSnapshot"] == "false"
     assert int(info["memSize"]) > 0 and int(info["cpuThreads"]) >= int(info["cpuCores"]) >= int(info["cpuSockets"]) > 0
+
+
+@pytest.mark.qemu
+def test_capabilities_name_the_version_of_qemu(services: Any) -> None:
+    assert re.match(r"[0-9]+\.[0-9]", host.get_capabilities(services)["info"]["packages2"]["qemu-img"]["version"])
+
+
+def test_hardware_is_what_the_firmware_says(services: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostinfo, "hardware", lambda: {"systemManufacturer": "QEMU"})
+    answer = host.get_hardware_info(services)
+    fits("HardwareInfoResult", answer)
+    assert answer == {"info": {"systemManufacturer": "QEMU"}}
+    monkeypatch.setattr(hostinfo, "hardware", dict)
+    with pytest.raises(errors.HardwareInfoError) as caught:
+        host.get_hardware_info(services)
+    assert caught.value.code == 57
+
+
+def test_the_level_of_the_log(services: Any) -> None:
+    root = logging.getLogger()
+    before = root.level
+    try:
+        host.set_log_level(services, 10)
+        assert root.level == logging.DEBUG
+        for wrong in (-1, 101):
+            with pytest.raises(errors.InvalidParameterException):
+                host.set_log_level(services, wrong)
+        assert root.level == logging.DEBUG
+    finally:
+        root.setLevel(before)
+
+
+def test_the_process_is_asked_to_end_once(services: Any) -> None:
+    with pytest.raises(errors.UnexpectedError) as caught:
+        host.prepare_for_shutdown(services)
+    assert caught.value.code == 16
+    asked: list[int] = []
+    services.control.on_end(lambda: asked.append(1))
+    host.prepare_for_shutdown(services)
+    host.prepare_for_shutdown(services)
+    assert asked == [1]
 
 
 def test_statistics_fit_the_schema(services: Any) -> None:

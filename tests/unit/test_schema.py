@@ -39,6 +39,10 @@ NAMES = """
     attachStorageDomain activateStorageDomain deactivateStorageDomain detachStorageDomain forcedDetachStorageDomain
     setStorageDomainDescription setStoragePoolDescription fenceSpmStorage refreshStoragePool upgradeStoragePool
     reconstructMaster
+    uploadImage downloadImage
+    storageServer_ConnectionRefs_acquire storageServer_ConnectionRefs_release storageServer_ConnectionRefs_statuses
+    getVdsHardwareInfo setLogLevel prepareForShutdown fenceNode getAllVmStats getVmStats merge snapshot
+    createVG getVGInfo removeVG getVGList getDeviceList getDevicesVisibility discoverSendTargets extendStorageDomain
 """.split()  # noqa: SIM905
 
 # Positions of the XML-RPC call as the engine of 3.5 sends them: S text, I int, B boolean, L list, M struct, * anything.
@@ -75,6 +79,16 @@ ENGINE_CALLS = {
     "list": "S L",
     "getVdsCapabilities": "",
     "getVdsStats": "",
+    "getAllVmStats": "",
+    "snapshot": "S L",
+    "merge": "S M S S S S",
+    "createVG": "S L B",
+    "getVGList": "",
+    "getVGInfo": "S",
+    "getDeviceList": "I",
+    "getDevicesVisibility": "L",
+    "discoverSendTargets": "M",
+    "extendStorageDomain": "S S L B",
     "attachStorageDomain": "S S",
     "activateStorageDomain": "S S",
     "deactivateStorageDomain": "S S S I",
@@ -86,6 +100,8 @@ ENGINE_CALLS = {
     "upgradeStoragePool": "S S",
     "reconstructMaster": "S S S M I S I I I I I",
     "getImageDomainsList": "S S",
+    "uploadImage": "M S S S S",
+    "downloadImage": "M S S S S",
     "getIsoList": "S",
     "getFloppyList": "S",
     "getFileStats": "S S B",
@@ -94,6 +110,9 @@ ENGINE_CALLS = {
     "getVmsInfo": "S S L",
     "getVmsList": "S S",
 }
+
+# Commands whose words are not the positions of the call.
+WORDS_OF_THEIR_OWN = ("discoverSendTargets", "snapshot")
 
 every_verb = pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 
@@ -358,10 +377,12 @@ def test_api_object_offers_the_classes_bound() -> None:
 
 @every_verb
 def test_client_usage(verb: catalogue.Verb) -> None:
-    if verb.name == "ping":
+    if verb.name == "ping" or verb.api_class == "ConnectionRefs":
         assert verb.command is None
         return
-    assert verb.command == ("chain" if verb.name == "getVolumeChain" else verb.name)
+    assert verb.command == {"getVolumeChain": "chain", "discoverSendTargets": "discoverST"}.get(verb.name, verb.name)
+    if verb.name in WORDS_OF_THEIR_OWN:
+        return
     assert set(verb.document["x-client"]) <= {"command", "usage", "aliases"}
     words = [word for word in verb.usage[0].split() if not word.startswith("[--")] if verb.usage else []
     assert all(re.fullmatch(r"<[^<>\[\]]+>|\[[^<>\[\]]+\]", word) for word in words)
@@ -372,8 +393,16 @@ def test_client_usage(verb: catalogue.Verb) -> None:
         if not position.required and not word.startswith("["):
             pytest.fail(f"{word} may be left out")
         kind = catalogue.type_name(position.schema)
-        takes_id = kind in ("UUID", "UUIDOrEmpty", "UUIDList", "DomainStatusMap", "DomainStatuses", "IdList")
-        if position.name not in ("taskID", "vmList"):
+        takes_id = kind in (
+            "UUID",
+            "UUIDOrEmpty",
+            "UUIDList",
+            "DomainStatusMap",
+            "DomainStatuses",
+            "IdList",
+            "VolumeGroupID",
+        )
+        if position.name not in ("taskID", "vmList", "vmID"):
             assert ("UUID" in word) == takes_id, word
 
 
@@ -400,7 +429,12 @@ def takes(schema: Mapping[str, Any], kind: str) -> bool:
         "I": [1],
         "B": [True],
         "L": [["47bd7538-c48b-4b94-ba94-def922151d48"], [{"id": "", "connection": "/x", "port": ""}], []],
-        "M": [{"47bd7538-c48b-4b94-ba94-def922151d48": "active"}],
+        "M": [
+            {"method": "http", "url": "http://a/"},
+            {"47bd7538-c48b-4b94-ba94-def922151d48": "active"},
+            {"connection": "10.0.0.1", "port": "3260", "user": "", "password": ""},
+            dict.fromkeys(("poolID", "domainID", "imageID", "volumeID"), "47bd7538-c48b-4b94-ba94-def922151d48"),
+        ],
     }
     check = fastjsonschema.compile({**schema, "components": {"schemas": CATALOGUE.types}})
     for sample in samples[kind]:

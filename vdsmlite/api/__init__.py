@@ -9,7 +9,7 @@ arguments are part of the protocol and mean nothing (``scsi_key``); they are tak
 import functools
 from collections.abc import Mapping
 
-from vdsmlite.api import common, domain, host, image, pool, task, volume
+from vdsmlite.api import block, common, domain, host, image, pool, references, task, vm, volume
 
 CLASSES: Mapping[str, type] = {
     "Host": host.Host,
@@ -18,6 +18,10 @@ CLASSES: Mapping[str, type] = {
     "Image": image.Image,
     "Volume": volume.Volume,
     "Task": task.Task,
+    "ConnectionRefs": references.ConnectionRefs,
+    "ISCSIConnection": block.ISCSIConnection,
+    "LVMVolumeGroup": block.LVMVolumeGroup,
+    "VM": vm.VM,
 }
 
 

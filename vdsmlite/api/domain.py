@@ -1,7 +1,9 @@
 """Verbs on a storage domain."""
 
+from collections.abc import Sequence
+
 from storage import ids
-from storage.hsm import description as naming, domain, iso, membership
+from storage.hsm import block, description as naming, domain, iso, membership
 from vdsmlite.api import common
 
 
@@ -17,6 +19,9 @@ class StorageDomain:
 
     def format(self, auto_detach: bool = False) -> None:
         domain.format(self._services, self._domain, auto_detach)
+
+    def extend(self, pool_id: str, devlist: Sequence[str], force: bool = False) -> None:
+        block.extend(self._services, ids.PoolId(pool_id), self._domain, devlist, force)
 
     def validate(self) -> None:
         domain.validate(self._services, self._domain)

@@ -1,9 +1,10 @@
 """Verbs that concern this host as a whole."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from storage import ids
-from storage.hsm import domain, host, monitoring, pool, task
+from storage import fencing, ids
+from storage.hsm import block, domain, fence, host, monitoring, pool, task, vm
 from vdsmlite.api import common
 
 
@@ -15,6 +16,34 @@ class Host:
 
     def ping(self) -> None:
         host.ping(self._services)
+
+    def get_hardware_info(self) -> common.Result:
+        return host.get_hardware_info(self._services)
+
+    def set_log_level(self, level: int) -> None:
+        host.set_log_level(self._services, level)
+
+    def prepare_for_shutdown(self) -> None:
+        host.prepare_for_shutdown(self._services)
+
+    def fence_node(
+        self,
+        addr: str,
+        port: str,
+        agent: str,
+        username: str,
+        password: str,
+        action: str,
+        secure: bool = False,
+        options: str = "",
+        policy: Mapping[str, Any] | None = None,
+    ) -> common.Result:
+        given = fencing.Request(agent, addr, port, username, password, action, secure, options)
+        found = (policy or {}).get("storageDomainHostIdMap") or {}
+        return fence.fence(self._services, given, {ids.DomainId(each): int(found[each]) for each in found})
+
+    def get_all_vm_stats(self) -> common.Result:
+        return vm.get_all_stats(self._services)
 
     def get_vm_list(self, vm_list: Sequence[str] = (), only_uuid: bool = True) -> common.Result:
         return host.get_vm_list(self._services)
@@ -49,6 +78,15 @@ class Host:
 
     def stop_monitoring_domain(self, sd_uuid: str) -> None:
         monitoring.stop(self._services, ids.DomainId(sd_uuid))
+
+    def get_lvm_volume_groups(self, storage_type: int | None = None) -> common.Result:
+        return block.get_volume_groups(self._services, storage_type)
+
+    def get_device_list(self, storage_type: int | str | None = None) -> common.Result:
+        return block.get_devices(self._services, storage_type)
+
+    def get_devices_visibility(self, guid_list: Sequence[str]) -> common.Result:
+        return block.get_visibility(self._services, guid_list)
 
     def get_connected_storage_pools(self) -> common.Result:
         return pool.get_connected_list(self._services)
