@@ -4,16 +4,21 @@ Volumes are known by small numbers; `volume_id(3)` is a readable id. Everything 
 where no tool makes such a thing, changed on disk.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from storage import ids, inspection, reconcile as reconciling, settings
+from storage import ids, settings
+from storage.chains import inspection, reconcile as reconciling
 from storage.domains import domain_metadata, domainmaker, filedomain
-from storage.qemu import qemuimg
+from storage.qemu import imagelock, qemuimg
 from storage.volumes import volume_metadata
 from tests.support import images, model
 
@@ -51,7 +56,7 @@ class Image:
         self.domain = domain
         self.id = image
         self.directory = domain.image_directory(image)
-        self.directory.mkdir()
+        self.directory.mkdir(exist_ok=True)
         self.settings = settings.Settings(domain.path.parent, prove_seconds=30)
 
     # ------------------------------------------------------------ making
@@ -205,6 +210,31 @@ class Image:
     def numbers(self, found: reconciling.Finding) -> list[int]:
         """The chain that was answered, root first."""
         return numbers(found.chain.volumes)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory for images; in memory where there is such a place, for qemu flushes often and disks are slow."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(prefix="vl-", dir=memory if os.access(memory, os.W_OK) else None) as directory:
+        yield Path(directory)
+
+
+@contextlib.contextmanager
+def held_open(path: Path, fmt: str = "qcow2", *, writer: bool = False) -> Iterator[None]:
+    """A real qemu-io that has an image (and what it stands on) open, as a guest or as a backup has."""
+    access = [] if writer else ["-r"]
+    command = ["qemu-io", *access, "-f", fmt, str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **pipes) as process:
+        try:
+            end = time.monotonic() + 20
+            while not imagelock.holders(path):
+                assert process.poll() is None and time.monotonic() < end, "qemu-io does not open it"
+                time.sleep(0.002)
+            yield
+        finally:
+            process.kill()
 
 
 FORMATS = {volume_metadata.COW: "qcow2", volume_metadata.RAW: "raw"}

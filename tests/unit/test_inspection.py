@@ -1,7 +1,7 @@
 """Every named fault, made by real damage in a real directory; and what the look reads of volumes that are whole."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,13 @@ pytestmark = pytest.mark.qemu
 v = chains.volume_id
 MOVES_THE_SPM = {200, 201, 205, 206, 207, 208, 209, 215, 254, 258, 358, 360, 369, 379, 450, 654}
 INCOMPATIBLE, BACKING_OFFSET, BACKING_SIZE, CRYPT, SNAPSHOTS = 72, 8, 16, 32, 60
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where possible: much is made here, and flushed by qemu."""
+    with chains.scratch() as directory:
+        yield directory
 
 
 @pytest.fixture

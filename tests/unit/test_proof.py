@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ pytestmark = pytest.mark.qemu
 
 L2_LIMIT = 16 << 20
 v = chains.volume_id
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where possible: much is made here, and flushed by qemu."""
+    with chains.scratch() as directory:
+        yield directory
 
 
 @pytest.fixture
