@@ -17,6 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 
 _POLL_SECONDS = 0.1
+# Without a bound on its arenas the C library takes 64 MiB of address space for each thread that allocates, and a
+# program with a few dozen threads dies of its limit without having used any memory.
+_ENVIRONMENT = {"LANG": "C", "LC_ALL": "C", "MALLOC_ARENA_MAX": "2"}
 _DYING_SECONDS = 5.0
 _CHUNK = 65536
 _TEXT_LIMIT = 16384
@@ -83,7 +86,7 @@ def run(
         stdin=subprocess.PIPE if text else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "LANG": "C", "LC_ALL": "C"},
+        env={**os.environ, **_ENVIRONMENT},
         process_group=0,
     )
     watch = _Watch(process, limits, stop, on_output)

@@ -21,6 +21,7 @@ from storage.qemu import child
 _LOG = logging.getLogger(__name__)
 
 _MEMORY = 1 << 30
+_COPYING_MEMORY = 2 << 30  # up to 64 threads that read and write, with a stack of 8 MiB each
 _CPU_SECONDS = 30
 _MESSAGE_CHARACTERS = 2000
 _FORMATS = ("raw", "qcow2")
@@ -104,7 +105,7 @@ class QemuImg:
     def __init__(self, program: str = "qemu-img", timeout: float = 30.0) -> None:
         self._program = program
         self._quick = child.Limits(seconds=timeout, cpu_seconds=_CPU_SECONDS, memory=_MEMORY)
-        self._long = child.Limits(memory=_MEMORY)
+        self._long = child.Limits(memory=_COPYING_MEMORY)
 
     def info(self, path: Path, fmt: str, *, shared: bool = False) -> Info:
         """Ask for format, sizes and backing name; opens no other file than the image (and its external data file).

@@ -168,21 +168,45 @@ def build(
         TaskAborted: it was stopped.
         CopyImageError: what was made is not what was wanted.
     """
-    task, paths = staged.task, image.paths(staged, staged.image, wanted.volume)
+    paths = image.paths(staged, staged.image, wanted.volume)
+    beneath = None
+    if wanted.parent and not wanted.collapsed:
+        beneath = image.paths(staged, staged.image, wanted.parent).data
+    fill(paths.data, wanted, creation.compat(staged.version), tool, staged.task, beneath=beneath, progress=progress)
+    if staged.has_leases:
+        files.create(paths.lease, size=creation.LEASE_SIZE, mode=creation.DATA_MODE)
+
+
+def fill(
+    path: Path,
+    wanted: Wanted,
+    compat: str,
+    tool: qemuimg.QemuImg,
+    task: tasks.Task,
+    *,
+    beneath: Path | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> None:
+    """Make the data of one volume under a name that is free; it is on disk on return.
+
+    Args:
+        compat: qcow2 version, as qemu-img names it.
+        beneath: data of the parent, which is there; None without one.
+
+    Raises:
+        Exception: as `build`.
+    """
     task.check()
-    files.create(paths.data, mode=creation.DATA_MODE)
+    files.create(path, mode=creation.DATA_MODE)
     if wanted.data_format == "raw":
-        _make_raw(paths.data, wanted, task)
+        _make_raw(path, wanted, task)
     else:
-        _make_qcow2(paths.data, wanted, creation.compat(staged.version), tool, task)
+        _make_qcow2(path, wanted, compat, tool, task)
     if wanted.origin:
-        beneath = None
-        if wanted.parent and not wanted.collapsed:
-            beneath = image.paths(staged, staged.image, wanted.parent).data
         tool.convert(
             wanted.origin.path,
             wanted.origin.data_format,
-            paths.data,
+            path,
             wanted.data_format,
             existing=True,
             zeroed=beneath is None,
@@ -191,10 +215,8 @@ def build(
             stop=task.stopping,
             progress=progress,
         )
-    files.sync(paths.data)
-    verify(staged, wanted, paths.data)
-    if staged.has_leases:
-        files.create(paths.lease, size=creation.LEASE_SIZE, mode=creation.DATA_MODE)
+    files.sync(path)
+    verify(path, wanted, compat)
 
 
 def _make_raw(path: Path, wanted: Wanted, task: tasks.Task) -> None:
@@ -229,27 +251,25 @@ def _cluster_size(wanted: Wanted) -> int | None:
     return volume.header(wanted.origin.path).cluster_size
 
 
-def verify(staged: staging.Staging, wanted: Wanted, path: Path) -> None:
+def verify(path: Path, wanted: Wanted, compat: str) -> None:
     """What was made is what the record will say.
 
     Raises:
         CopyImageError: it is not.
     """
-    capacity = wanted.metadata.capacity
+    capacity, image_id = wanted.metadata.capacity, wanted.metadata.image
     if wanted.data_format == "raw":
         if (size := os.lstat(path).st_size) != capacity:
-            raise errors.CopyImageError(image=staged.image, reason=f"the file has {size} bytes instead of {capacity}")
+            raise errors.CopyImageError(image=image_id, reason=f"the file has {size} bytes instead of {capacity}")
         return
     try:
         head = volume.header(path)
     except qcow2.HeaderError as error:
-        raise errors.CopyImageError(image=staged.image, reason=error.reason) from None
-    version = 2 if creation.compat(staged.version) == "0.10" else 3
-    expected = (version, capacity, wanted.parent, wanted.parent_format, ())
+        raise errors.CopyImageError(image=image_id, reason=error.reason) from None
+    expected = (2 if compat == "0.10" else 3, capacity, wanted.parent, wanted.parent_format, ())
     made = (head.version, head.virtual_size, head.backing_name, head.backing_format, head.objections)
     if made != expected:
-        reason = f"qemu-img made {made!a} instead of {expected!a}"
-        raise errors.CopyImageError(image=staged.image, reason=reason)
+        raise errors.CopyImageError(image=image_id, reason=f"qemu-img made {made!a} instead of {expected!a}")
 
 
 # ---------------------------------------------------------------- a whole disk into one volume

@@ -15,7 +15,18 @@ from typing import Protocol
 
 from storage import errors, files, ids
 from storage.jobs import recovery, tasks
-from storage.volumes import deletion, image, staging, steps, syncing, template, transfer, volume, volume_metadata
+from storage.volumes import (
+    deletion,
+    image,
+    staging,
+    steps,
+    syncing,
+    template,
+    transfer,
+    unmerging,
+    volume,
+    volume_metadata,
+)
 
 log = logging.getLogger(__name__)
 
@@ -225,6 +236,8 @@ _KNOWN: Mapping[recovery.Triple, recovery.Action] = {
     steps.TRANSFER: settle_transfer,
     steps.STAGED: staging.recover,
     steps.FINISH_SYNC: syncing.recover,
+    steps.MERGE: unmerging.recover,
+    steps.FINISH_MERGE: unmerging.go_on,
 }
 
 _CLASSES = (("volume", "Volume"), ("fileVolume", "FileVolume"))

@@ -86,6 +86,11 @@ def transfer(
     return recovery.Recovery(f"settle transfer: {volume_id}", *TRANSFER, params)
 
 
+def extend(domain_id: ids.DomainId, image_id: ids.ImageId, volume_id: ids.VolumeId) -> recovery.Recovery:
+    """Record the capacity that a volume really has."""
+    return recovery.Recovery(f"Extend size for volume: {volume_id}", *EXTEND, (domain_id, image_id, volume_id))
+
+
 def staged(domain_id: ids.DomainId, image_id: ids.ImageId, original: ids.DomainId | None) -> recovery.Recovery:
     """Remove an image that is being built, or that was built while its original is still there."""
     params = (domain_id, image_id, original or ids.BLANK)

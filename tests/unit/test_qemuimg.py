@@ -335,7 +335,7 @@ def test_looks_are_limited_and_copies_only_in_memory(tmp_path: Path) -> None:
     assert caught.value.stderr == f"{1 << 20}; 30; 0"
     with pytest.raises(qemuimg.Failed) as caught:
         fake(tmp_path, script).convert(tmp_path / "x", "raw", tmp_path / "y", "raw")
-    assert caught.value.stderr == f"{1 << 20}; unlimited; 0"
+    assert caught.value.stderr == f"{1 << 21}; unlimited; 0"
 
 
 # ---------------------------------------------------------------- arguments
