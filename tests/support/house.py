@@ -40,13 +40,15 @@ _ABOVE: dict[str, tuple[str, ...]] = {
 # Module -> why it may be longer.
 _LONG_MODULES: dict[str, str] = {}
 
-_PROGRAM_RUNNERS = {"storage/qemu/child.py", "storage/qemu/qemuimg.py"}
+_PROGRAM_RUNNERS = {"storage/qemu/child.py", "storage/qemu/qemuimg.py", "vdsmlite/testserver.py"}
 _FORKERS = {"vdsmlite/background.py"}
 _FILE_CHANGERS = {"storage/files.py"}
 # Where a call that looks like a change of files is none, or is not storage's business.
 _EXCUSED = {
     ("vdsmlite/background.py", "os.write"): "to a pipe",
     ("vdsmlite/logs.py", "open"): "a log file",
+    ("vdsmlite/testserver.py", "open"): "a log file",
+    ("vdsmlite/testserver.py", "os.mkdir"): "a directory of a test",
     ("storage/pools/pool.py", "unlink"): "a method of a pool, which asks files",
 }
 
