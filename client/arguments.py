@@ -47,7 +47,7 @@ def _converter(schema: Mapping[str, Any], types: Mapping[str, Any]) -> Callable[
     if _is(schema, "array"):
         items = resolve(schema.get("items", {}), types)
         return struct_list if _is(items, "object") else comma_list
-    return pairs if _is(schema, "object") else text
+    return struct if _is(schema, "object") else text
 
 
 def _is(schema: Mapping[str, Any], kind: str) -> bool:
@@ -114,6 +114,34 @@ def pairs(word: str) -> dict[str, str]:
             raise errors.BadArgument(f"{shown(key)} is given twice")
         found[text(key)] = text(value)
     return found
+
+
+def struct(word: str) -> dict[str, Any]:
+    """A struct as key=value,key=value or, where a value is a struct itself, as a literal in braces."""
+    if not word.startswith("{"):
+        return pairs(word)
+    import ast  # most commands have no use for it
+
+    try:
+        found = ast.literal_eval(word)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise errors.BadArgument(f"{shown(word)} is not a literal in braces") from None
+    if not isinstance(found, dict):
+        raise errors.BadArgument(f"{shown(word)} is not a struct")
+    return {str(key): _carried(value) for key, value in found.items()}
+
+
+def _carried(value: Any) -> Any:
+    """A value of a literal, if the wire can carry it."""
+    if isinstance(value, dict):
+        return {text(str(key)): _carried(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_carried(member) for member in value]
+    if isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return text(value)
+    raise errors.BadArgument(f"{shown(str(value))} is neither a text nor a whole number, a list or a struct")
 
 
 def machines(word: str) -> list[dict[str, str]]:

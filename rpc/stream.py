@@ -1,10 +1,11 @@
 """Requests and answers that are too long to be held in memory: they pass by, piece by piece, at the slower end's pace.
 
-A piece has a time limit, the whole has none. While an end waits it calls `pause` several times a second, so that
-whoever runs the transfer can end it by raising; what `pause` raises passes through.
+A piece has a time limit, the whole has none. Before each read and write, and several times a second while one waits,
+`pause` is called, so that whoever runs the transfer can end it by raising; what it raises passes through.
 """
 
 import abc
+import contextlib
 import functools
 import os
 import select
@@ -85,13 +86,13 @@ class Wire:
 
     def _send_file_now(self, fd: int, offset: int, count: int, pause: Pause, deadline: float) -> int:
         while True:
+            pause()
             try:
                 return os.sendfile(self._socket.fileno(), fd, offset, count)
             except BlockingIOError:
                 poll = select.poll()
                 poll.register(self._socket, select.POLLOUT)
                 poll.poll(self._slice(deadline) * 1000)
-                pause()
 
     def _some(self, buffer: memoryview, pause: Pause, deadline: float) -> int:
         ready = self._pending(len(buffer))
@@ -102,11 +103,10 @@ class Wire:
 
     def _retry(self, action: Callable[[], int], pause: Pause, deadline: float) -> int:
         while True:
+            pause()
             self._socket.settimeout(self._slice(deadline))
-            try:
+            with contextlib.suppress(TimeoutError):
                 return action()
-            except TimeoutError:
-                pause()
 
     def _deadline(self) -> float:
         return time.monotonic() + self._seconds

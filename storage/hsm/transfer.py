@@ -5,6 +5,7 @@ of how the other end is reached; it gets a source or a sink (`storage.volumes.tr
 """
 
 import functools
+from collections.abc import Callable
 
 from storage import errors, ids, services as storage_services
 from storage.hsm import access
@@ -22,16 +23,16 @@ def upload(
     domain_id: ids.DomainId,
     image_id: ids.ImageId,
     volume_id: ids.VolumeId | None,
-    sink: transfer.Sink,
+    sink: Callable[[float], transfer.Sink],
 ) -> dict[str, object]:
     """uploadImage: schedule the sending of an image that is a single volume.
 
     Args:
         volume_id: which; None: the only one.
-        sink: where it goes.
+        sink: makes the end where it goes, from the seconds that each piece may take.
     """
     domain, held = access.take(services, "uploadImage", pool_id, domain_id, image_id, exclusive=False)
-    job = functools.partial(_upload, domain, image_id, volume_id, sink)
+    job = functools.partial(_upload, domain, image_id, volume_id, sink(services.settings.transfer_seconds))
     return access.scheduled(services, "uploadImage", pool_id, held, job)
 
 
@@ -57,16 +58,18 @@ def download(
     domain_id: ids.DomainId,
     image_id: ids.ImageId,
     volume_id: ids.VolumeId | None,
-    source: transfer.Source,
+    source: Callable[[float], transfer.Source],
 ) -> dict[str, object]:
     """downloadImage: schedule the replacing of the content of an image that is a single volume.
 
     Args:
         volume_id: which; None: the only one.
-        source: where it comes from.
+        source: makes the end where it comes from, from the seconds that each piece may take.
     """
     domain, held = access.take(services, "downloadImage", pool_id, domain_id, image_id)
-    job = functools.partial(_download, services.settings.chain_limit, domain, image_id, volume_id, source)
+    limits = services.settings
+    end = source(limits.transfer_seconds)
+    job = functools.partial(_download, limits.chain_limit, domain, image_id, volume_id, end)
     return access.scheduled(services, "downloadImage", pool_id, held, job)
 
 

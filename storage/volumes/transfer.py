@@ -49,7 +49,7 @@ Pause = Callable[[], None]
 class Source(Protocol):
     """Where content comes from. Failures of the other end are raised as errors of the API."""
 
-    def begin(self, task_id: ids.TaskId) -> int:
+    def begin(self, task_id: ids.TaskId, pause: Pause) -> int:
         """Get ready; the number of bytes that will come."""
 
     def fill(self, buffer: memoryview, pause: Pause) -> None:
@@ -62,7 +62,7 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where content goes to. Failures of the other end are raised as errors of the API."""
 
-    def begin(self, task_id: ids.TaskId, length: int) -> None:
+    def begin(self, task_id: ids.TaskId, length: int, pause: Pause) -> None:
         """Get ready for so many bytes."""
 
     def send(self, fd: int, offset: int, count: int, pause: Pause) -> None:
@@ -91,7 +91,7 @@ def send(path: Path, length: int, sink: Sink, task: tasks.Task) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        sink.begin(task.id, length)
+        sink.begin(task.id, length, task.check)
         for offset in range(0, length, PIECE):
             task.check()
             sink.send(fd, offset, min(PIECE, length - offset), task.check)
@@ -125,7 +125,7 @@ def receive(
         StorageError: the other end failed.
         TaskAborted: it was stopped.
     """
-    length = source.begin(task.id)
+    length = source.begin(task.id, task.check)
     chosen.check_length(length)
     chosen.check_idle()
     task.check()
@@ -203,17 +203,15 @@ def _explained(domain: image.Domain, chosen: incoming.Target, length: int, error
 # ---------------------------------------------------------------- what an interrupted transfer leaves behind
 
 
-def settle(
-    domain: image.Domain, image_id: ids.ImageId, volume_id: ids.VolumeId, generation: int, task_id: ids.TaskId
-) -> None:
-    """The recovery of a transfer into a volume: nothing is to be done, but it has to be said what there is.
+def settle(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.VolumeId, generation: int) -> None:
+    """The recovery of a transfer into a volume: nothing can be done, but it has to be said what there is.
 
     Args:
         generation: of the volume when the transfer began.
 
     Raises:
         ImageValidationError: the volume has lost its content.
-        TaskMetaDataSaveError: it has the new one; the process ended before that was recorded with the task.
+        NotImplementedException: it has the new one, as a whole.
     """
     try:
         found = image.read_metadata(domain, image_id, volume_id)
@@ -223,8 +221,8 @@ def settle(
         reason = "the transfer into it did not end well, so it stays ILLEGAL; send it again, or delete the volume"
         raise errors.ImageValidationError(object=f"content of volume {volume_id}", reason=reason)
     if found.generation != generation:
-        reason = f"the transfer was complete and volume {volume_id} has the new content, but that is not on record"
-        raise errors.TaskMetaDataSaveError(task=task_id, reason=reason)
+        what = f"undoing the transfer into volume {volume_id}, which has the new content, whole and verified,"
+        raise errors.NotImplementedException(what=what)
 
 
 def is_unfinished(found: volume_metadata.VolumeMetadata) -> bool:

@@ -166,6 +166,16 @@ CASES |= {
     ),
     f"removeVM {SP} {VOL}": ([SP, VOL], ok(), "\n"),
     f"removeVM {SP} {VOL} {SD}": ([SP, VOL, SD], ok(), "\n"),
+    f"uploadImage method=http,url=http://a/b?c=d {SP} {SD} {IMG}": (
+        [{"method": "http", "url": "http://a/b?c=d"}, SP, SD, IMG],
+        ok(uuid=TASK),
+        f"{TASK}\n",
+    ),
+    f"downloadImage {{'method':'http','url':'http://a/b,c','headers':{{'X-A':'b'}}}} {SP} {SD} {IMG} {VOL}": (
+        [{"method": "http", "url": "http://a/b,c", "headers": {"X-A": "b"}}, SP, SD, IMG, VOL],
+        ok(uuid=TASK),
+        f"{TASK}\n",
+    ),
 }
 
 # Commands with tests of their own: several calls, or a picture.
@@ -241,6 +251,13 @@ def test_too_many_words_call_nothing(verb: catalogue.Verb) -> None:
         (f"updateVM {SP} vm=1,ovf=2", "vmList: 'vm=1,ovf=2' is not vm=id,ovf=text,imglist=id+id"),
         (f"updateVM {SP} x,vm=1,ovf=,imglist=", "vmList: 'x,vm=1,ovf=,imglist=' is not vm=id,ovf=text,imglist=id+id"),
         (f"reconcileVolumeChain {SP} {SD} {IMG} {VOL} {VOL}", f"options: '{VOL}' is not key=value"),
+        (f"uploadImage http://a/ {SP} {SD} {IMG}", "methodArgs: 'http://a/' is not key=value"),
+        (f"uploadImage {{'a':b()}} {SP} {SD} {IMG}", "methodArgs: \"{'a':b()}\" is not a literal in braces"),
+        (f"uploadImage {{1,2}} {SP} {SD} {IMG}", "methodArgs: '{1,2}' is not a struct"),
+        (
+            f"uploadImage {{'a':1.5}} {SP} {SD} {IMG}",
+            "methodArgs: '1.5' is neither a text nor a whole number, a list or a struct",
+        ),
         (f"chain {SP} {SD}", "takes 3 to 4 arguments, not 2"),
         (f"chain --yaml {SP} {SD} {IMG}", "'--yaml' is no option of this command"),
         ("list everything", "'everything' is neither a view (long, table, ids) nor vms:id,id,..."),

@@ -1,10 +1,12 @@
 """Verbs on an image: a disk, which is a chain of volumes."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage import ids
-from storage.hsm import chain, image
+from storage.hsm import chain, image, transfer
+from vdsmlite import remote
 from vdsmlite.api import common
 
 
@@ -43,3 +45,15 @@ class Image:
     def prove_volume_chain(self, leaf_vol_id: str) -> common.Result:
         leaf = ids.VolumeId(leaf_vol_id)
         return chain.prove_volume_chain(self._services, self._pool, self._domain, self._image, leaf)
+
+    def upload(self, method_args: Mapping[str, Any], volume_id: str | None = None) -> common.Result:
+        """From storage to the other end."""
+        volume = common.or_none(ids.VolumeId, volume_id)
+        sink = functools.partial(remote.Sink, remote.Place(method_args, self._image))
+        return transfer.upload(self._services, self._pool, self._domain, self._image, volume, sink)
+
+    def download(self, method_args: Mapping[str, Any], volume_id: str | None = None) -> common.Result:
+        """From the other end to storage."""
+        volume = common.or_none(ids.VolumeId, volume_id)
+        source = functools.partial(remote.Source, remote.Place(method_args, self._image))
+        return transfer.download(self._services, self._pool, self._domain, self._image, volume, source)
