@@ -10,6 +10,7 @@ OPTIONS = (
     ("-s, --SSL", "use TLS"),
     ("--truststore DIR", "keys and certificates for -s (default /etc/pki/vdsm)"),
     ("-o, --oneliner", "no pretty-printing"),
+    ("--json", "print the reply as JSON (a list of replies, where a command makes several calls)"),
 )
 
 

@@ -32,6 +32,7 @@ class Options:
     tls: bool = False
     truststore: str | None = None
     oneliner: bool = False
+    json: bool = False
 
 
 def main() -> int:
@@ -74,7 +75,9 @@ def run(argv: Sequence[str]) -> output.Outcome:
     except errors.UsageError as error:
         return output.Outcome([f"ERROR: {error}", "", *help.full(found.values())], UNUSABLE)
     with contextlib.closing(_Line(options)) as line:
-        return _run_command(found[options.words[1]], _session(schema, options, line), options.words[2:])
+        outcome = _run_command(found[options.words[1]], _session(schema, options, line), options.words[2:])
+        # Without a usable reply the reason is told as ever.
+        return _as_json(outcome, line.replies, options.oneliner) if options.json and outcome.usable else outcome
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -84,7 +87,7 @@ def parse(argv: Sequence[str]) -> Options:
         errors.UsageError: an unknown option, or one without its argument.
     """
     try:
-        given, words = getopt.getopt(list(argv), "hmso", ["help", "methods", "SSL", "truststore=", "oneliner"])
+        given, words = getopt.getopt(list(argv), "hmso", ["help", "methods", "SSL", "truststore=", "oneliner", "json"])
     except getopt.GetoptError as error:
         raise errors.UsageError(str(error)) from error
     names = {name for name, _ in given}
@@ -96,6 +99,7 @@ def parse(argv: Sequence[str]) -> Options:
         tls=bool(names & {"-s", "--SSL"}),
         truststore=stores[-1] if stores else None,
         oneliner=bool(names & {"-o", "--oneliner"}),
+        json="--json" in names,
     )
 
 
@@ -103,11 +107,20 @@ def _run_command(command: commands.Command, opened: session.Session, words: Sequ
     try:
         return command.run(opened, words)
     except errors.BadArgument as error:
-        return output.Outcome(help.wrong(command, output.escape(str(error))), UNUSABLE)
+        return output.Outcome(help.wrong(command, output.escape(str(error))), UNUSABLE, usable=False)
     except errors.Refused as error:
-        return output.Outcome([output.escape(str(error))], UNUSABLE)
+        return output.Outcome([output.escape(str(error))], UNUSABLE, usable=False)
     except errors.ClientError as error:
-        return output.Outcome([], UNUSABLE, [f"ERROR: {output.escape(str(error))}"])
+        return output.Outcome([], UNUSABLE, [f"ERROR: {output.escape(str(error))}"], usable=False)
+
+
+def _as_json(outcome: output.Outcome, replies: Sequence[output.Reply], oneliner: bool) -> output.Outcome:
+    """The outcome with the reply in place of lines, or the list of replies where the command made several calls."""
+    import json
+
+    text = json.dumps(replies[0] if len(replies) == 1 else replies, indent=None if oneliner else 2, default=str)
+    # The one control character that JSON leaves as it is.
+    return dataclasses.replace(outcome, lines=text.replace("\x7f", "\\u007f").splitlines())
 
 
 def _session(schema: catalogue.Catalogue, options: Options, line: "_Line") -> session.Session:
@@ -130,11 +143,14 @@ class _Line:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._server: transport.Server | None = None
+        self.replies: list[output.Reply] = []
 
     def call(self, verb: str, values: Sequence[Any]) -> dict[str, Any]:
         if self._server is None:
             self._server = self._open()
-        return self._server.call(verb, values)
+        reply = self._server.call(verb, values)
+        self.replies.append(reply)
+        return reply
 
     def close(self) -> None:
         if self._server is not None:

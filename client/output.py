@@ -18,11 +18,16 @@ Kind = TypeVar("Kind")
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a command leaves behind: lines for stdout, lines for stderr, exit code."""
+    """What a command leaves behind: lines for stdout, lines for stderr, exit code.
+
+    Attributes:
+        usable: whether the server was asked and its replies could be used.
+    """
 
     lines: Sequence[str]
     code: int = 0
     notes: Sequence[str] = ()
+    usable: bool = True
 
 
 def escape(value: object) -> str:

@@ -1,5 +1,6 @@
 """The client's command line: options, help, addresses, and what it does when no reply comes."""
 
+import json
 import os
 import pathlib
 import socket
@@ -77,6 +78,36 @@ def test_options_end_at_the_server() -> None:
 def test_oneliner(option: tuple[str, ...], shown: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     with fakeserver.serving({"getVdsCapabilities": ok(info={"b": "4", "a": ["x"]})}) as fake:
         assert clienting.run_main(monkeypatch, capsys, *option, fake.address, "getVdsCaps") == (0, shown, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "replies", "code", "shown"),
+    [
+        (("getVdsCaps",), {"getVdsCapabilities": ok(info={"a": ["\x9b\x7f"]})}, 0, ok(info={"a": ["\x9b\x7f"]})),
+        (("spmStop", SD), {"spmStop": fakeserver.failure(654, "no")}, 1, fakeserver.failure(654, "no")),
+        (("getVdsStats",), {"getVdsStats": fakeserver.failure(99, "no")}, 99, fakeserver.failure(99, "no")),
+        (
+            ("getVolumesList", SD, SD),
+            {"getImagesList": ok(imageslist=[SD]), "getVolumesList": ok(uuidlist=[])},
+            0,
+            [ok(imageslist=[SD]), ok(uuidlist=[])],
+        ),
+    ],
+)
+@pytest.mark.parametrize("option", [(), ("-o",)])
+def test_json_is_the_reply_with_the_same_exit_code(
+    option: tuple[str, ...], words: tuple[str, ...], replies: Any, code: int, shown: Any
+) -> None:
+    with fakeserver.serving(replies) as fake:
+        outcome = main.run(["--json", *option, fake.address, *words])
+    assert (outcome.code, json.loads("\n".join(outcome.lines))) == (code, shown)
+    assert all(line.isascii() and line.isprintable() for line in outcome.lines)
+    assert len(outcome.lines) == 1 or not option
+
+
+def test_json_without_a_reply_tells_the_reason_as_ever() -> None:
+    plain, asked = main.run(["0", "spmStop"]), main.run(["--json", "0", "spmStop"])
+    assert asked == plain and asked.code == 255
 
 
 def test_exit_codes_through_main(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
