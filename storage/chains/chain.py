@@ -111,7 +111,8 @@ def _undecided(top: ids.VolumeId, verdict: leaf.Verdict) -> record.Fault:
 def _outcome(
     records: walk.Records, left: Sequence[ids.VolumeId], verdict: leaf.Verdict, steps: Sequence[walk.Step]
 ) -> Chain:
-    between = [volume for upper in left for volume in walk.skipped(records, records[upper])]
+    below = (*left, *(step.volume for step in steps))
+    between = [volume for upper in left for volume in walk.skipped(records, records[upper], below)]
     dropped = [(volume, verdict.reason) for volume in (*left, *between)]
     kept = []
     for step in steps:

@@ -88,8 +88,9 @@ def _settle(records: walk.Records, leaf: ids.VolumeId, answers: walk.Answers, bo
         return Verdict(leaf, (leaf,), f"marked ILLEGAL, but volume {needed[0]} stands on it")
     if already_dropped(records, here, beneath):
         return Verdict(parent, (leaf, parent), "dropped before: its parent is the leaf since then")
-    upper = (leaf, *walk.skipped(records, here))
-    verdict = _weigh(here, beneath, _answer(records, answers, upper, parent, bounds), bounds)
+    below = _below(records, parent, answers, bounds)
+    question = evidence.Question((leaf, *walk.skipped(records, here, below)), None, below)
+    verdict = _weigh(here, beneath, _answer(question, answers), bounds)
     return _further(records, here, beneath, answers, bounds) or verdict
 
 
@@ -127,15 +128,13 @@ def already_dropped(records: walk.Records, here: record.Record, beneath: record.
     return bool(standing_on({v: r for v, r in records.items() if v != here.volume}, beneath.volume))
 
 
-def _answer(
-    records: walk.Records,
-    answers: walk.Answers,
-    upper: tuple[ids.VolumeId, ...],
-    target: ids.VolumeId,
-    bounds: walk.Bounds,
-) -> evidence.Answer:
-    steps = walk.down(records, target, answers, bounds)
-    question = evidence.Question(upper, None, tuple(step.volume for step in steps))
+def _below(
+    records: walk.Records, target: ids.VolumeId, answers: walk.Answers, bounds: walk.Bounds
+) -> tuple[ids.VolumeId, ...]:
+    return tuple(step.volume for step in walk.down(records, target, answers, bounds))
+
+
+def _answer(question: evidence.Question, answers: walk.Answers) -> evidence.Answer:
     if question not in answers:
         raise walk.Asked(question)
     return answers[question]
@@ -189,7 +188,8 @@ def _further(
         return None
     if (here.mtime_ns - latest.mtime_ns) / _SECOND > bounds.margin:
         return None
-    answer = _answer(records, answers, tuple(way[: way.index(latest.volume)]), latest.volume, bounds)
+    upper = tuple(way[: way.index(latest.volume)])
+    answer = _answer(evidence.Question(upper, None, _below(records, latest.volume, answers, bounds)), answers)
     if answer.covered is False or answer.same:
         return None
     reason = f"volume {latest.volume} was written after {beneath.volume} above it and may be the leaf ({answer.told()})"

@@ -17,8 +17,9 @@ is flushed before the first change: a process that was killed in a merge leaves 
 and what was dropped may be deleted as soon as we have answered.
 """
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from storage import errors, files, ids
@@ -99,17 +100,24 @@ def carry_out(
     """
     rewritten = _rewritten(sight, where.version, changes)
     last = {volume: data.decode() for (volume, _), data in rewritten.items()}
-    texts = {v: (_text(sight.directory / f"{v}{image.META_SUFFIX}"), data) for v, data in last.items()}
-    journal.write(journal.path_of(where.path, sight.image), leaf, changes, texts)
+    with _writing(leaf, "journal: "):
+        texts = {v: (_text(sight.directory / f"{v}{image.META_SUFFIX}"), data) for v, data in last.items()}
+        journal.write(journal.path_of(where.path, sight.image), leaf, changes, texts)
     for number, (volume, is_header, group) in enumerate(_grouped(changes)):
-        if is_header:
-            _point_back(sight, group[0], tool)
-            continue
-        try:
-            path = sight.directory / f"{volume}{image.META_SUFFIX}"
-            files.replace(path, rewritten[volume, number], image.RECORD_MODE)
-        except OSError as error:
-            raise errors.VolumeMetadataWriteError(volume=volume, reason=error.strerror) from error
+        with _writing(volume):
+            if is_header:
+                _point_back(sight, group[0], tool)
+            else:
+                path = sight.directory / f"{volume}{image.META_SUFFIX}"
+                files.replace(path, rewritten[volume, number], image.RECORD_MODE)
+
+
+@contextlib.contextmanager
+def _writing(volume: ids.VolumeId, what: str = "") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.VolumeMetadataWriteError(volume=volume, reason=f"{what}{error.strerror}") from error
 
 
 def _text(path: Path) -> str:

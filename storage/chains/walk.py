@@ -8,7 +8,7 @@ volume exists: a merge only reads it.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from storage import ids
 from storage.chains import evidence, record
@@ -107,7 +107,7 @@ def _down(
 
 
 def _step(records: Records, here: record.Record, below: tuple[ids.VolumeId, ...], answers: Answers) -> Step:
-    between = skipped(records, here)
+    between = skipped(records, here, below)
     if not between:
         return Step(here.volume, here.link)
     question = evidence.Question(between, here.volume, below)
@@ -131,16 +131,19 @@ def usable(records: Records, volume: ids.VolumeId) -> record.Record:
     return here
 
 
-def skipped(records: Records, here: record.Record) -> tuple[ids.VolumeId, ...]:
+def skipped(records: Records, here: record.Record, below: Iterable[ids.VolumeId]) -> tuple[ids.VolumeId, ...]:
     """Volumes that metadata has between a volume and what its header names, nearest first.
 
     Empty when both agree, when the header merely adds volumes, and when what metadata names is gone or stands on this
     very volume: then nothing is left that could be put back, and the header is the only account there is. A half
     deleted volume cannot be put back either, but tells what it stood on.
+
+    Args:
+        below: what really stands beneath its header's volume, that one included.
     """
     if here.metadata is None or not here.own:
         return ()
-    known = {here.volume, *headers(records, here.link)}
+    known = {here.volume, *headers(records, here.link), *below}
     found: list[ids.VolumeId] = []
     volume = here.parent
     while volume is not None and volume in records and volume not in known:

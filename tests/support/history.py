@@ -43,6 +43,7 @@ class Player:
         self.log: dict[int, list[float]] = {}
         self.commits: list[float] = []
         self.unflushed: dict[int, dict[int, int | None]] = {}
+        self.switched: dict[int, int] = {}
         self.image = self._chain()
         self.leaf = self.running = max(self.image.volumes)
         self.truth = self.image.view(self.leaf)
@@ -94,6 +95,7 @@ class Player:
     def guest(self, mirror: int | None = None, most: int = 4) -> set[int]:
         """The guest writes and flushes; with a mirror some of it reaches the target soon. The clusters that did not."""
         behind = set()
+        self.switched.clear()
         for cluster in self.draw(st.lists(st.integers(0, CLUSTERS - 1), max_size=most)):
             self.now += float(str(self.one_of(0.0, 0.01, 1.0)))
             self.serial += 1
@@ -139,6 +141,7 @@ class Player:
                 self.copy(base, cluster, value)
         if end == "killed":
             return False
+        self.switched[child] = top
         self.image.volumes[child].link = base
         if end == "torn":
             return True
@@ -146,9 +149,9 @@ class Player:
         if end in ("synced", "deleted"):
             self.image.volumes[child].parent = base
         if end == "deleted":
+            self.switched.clear()
             for number in between:
                 del self.image.volumes[number]
-        del top
         return False
 
     # ------------------------------------------------------------ a merge of the leaf
@@ -219,12 +222,16 @@ class Player:
                 self.image.volumes[number].time = kept[-1]
         self.log.clear()
         self.unflushed.clear()
+        self.switched.clear()
         self.now += 60
         if power or self.draw(st.integers(0, 3)) == 0:
             self.started = self.now
 
     def lose(self) -> None:
-        """Unflushed clusters of a target may be what they were, or rubbish."""
+        """Unflushed clusters of a target may be what they were, or rubbish; an unflushed header may be the old one."""
+        for child, link in self.switched.items():
+            if self.yes():
+                self.image.volumes[child].link = link
         for number, clusters in self.unflushed.items():
             if number not in self.image.volumes:
                 continue

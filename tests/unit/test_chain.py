@@ -131,6 +131,16 @@ def test_a_link_that_metadata_lacks_is_added() -> None:
     assert image.volumes[4].parent == 3
 
 
+def test_a_link_that_metadata_lacks_is_added_above_a_torn_merge() -> None:
+    """The header adds 3 between 4 and 2; that headers pass 2 by beneath is only because the merge of 2 is torn."""
+    image = model.healthy(4)
+    seen = image.view(4)
+    commit(image, 2, 1, 3, torn=True)
+    image.volumes[4].parent = 2
+    assert image.numbers(settled(image, 4)) == [1, 2, 3, 4]
+    assert image.view(4) == seen
+
+
 def test_a_lone_illegal_volume_is_the_leaf_and_legal_again() -> None:
     image = model.healthy(1)
     image.volumes[1].legality = ILLEGAL
