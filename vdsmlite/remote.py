@@ -119,7 +119,10 @@ class _Pipe(io.RawIOBase):
         self._wire.send_file(fd, offset, count, self._check)
 
     def close(self) -> None:
-        super().close()
+        """Nothing: `http.client` closes what it takes for a socket as soon as it has the head of the last answer."""
+
+    def hang_up(self) -> None:
+        """End the connection."""
         self._socket.close()
 
     def _check(self) -> None:
@@ -195,7 +198,7 @@ class _End:
     def close(self) -> None:
         """End the connection."""
         if self._pipe is not None:
-            self._pipe.close()
+            self._pipe.hang_up()
 
 
 class Source(_End):

@@ -14,7 +14,7 @@ import pytest
 
 from rpc import bridge, catalogue
 from storage import errors, ids, services, settings
-from tests.support import samples
+from tests.support import httpserver, samples
 from vdsmlite import api, status
 
 CATALOGUE = catalogue.load(Path(__file__).resolve().parents[2] / "schema")
@@ -191,6 +191,17 @@ def membership(client: Client, path: Path, version: str) -> None:
     client("formatStorageDomain", SECOND_DOMAIN)
 
 
+def transfers(client: Client) -> None:
+    """A content goes out, and another one comes in."""
+    with httpserver.serving() as server:
+        place = {"method": "http", "url": server.url("/ok"), "headers": {}}
+        client.task("uploadImage", place, POOL, DOMAIN, IMAGE, BASE)
+        assert server.content == bytes(MIB)
+        server.content = b"new"
+        client.task("downloadImage", place, POOL, DOMAIN, IMAGE, ids.BLANK)
+    assert Path(client("getVolumePath", DOMAIN, POOL, IMAGE, BASE)["path"]).read_bytes() == b"new".ljust(MIB, b"\0")
+
+
 def host(client: Client, path: Path) -> None:
     """Verbs on the host, and on references to connections."""
     client("setLogLevel", 30)
@@ -230,6 +241,7 @@ def test_every_verb_answers_as_the_schema_says(client: Client, storage: Path, ve
     isos(client, storage.with_name("isos"))
     client.task("deleteVolume", DOMAIN, POOL, IMAGE, [LEAF], "false", "false")
     client("revertTask", client.task("createVolume", DOMAIN, POOL, IMAGE, size, 4, 2, 2, LEAF, "x", IMAGE, BASE))
+    transfers(client)
     client.task("deleteImage", DOMAIN, POOL, IMAGE, "false", "false")
     membership(client, storage.with_name("second"), version)
     client("spmStop", POOL)
