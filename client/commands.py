@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from client import arguments, chain, errors, output, special
+from client import arguments, chain, errors, host, output, special
 from client.session import Session
 from rpc import catalogue
 
@@ -37,7 +37,7 @@ _WORDS: Mapping[tuple[str, str], Callable[[str], Any]] = {
 }
 
 # Words that the client takes beyond the schema's usage line.
-_MORE_USAGE: Mapping[str, str] = {"reconcileVolumeChain": " [leaf=<volUUID>]"}
+_MORE_USAGE: Mapping[str, str] = {"getVmStats": " [field]", "reconcileVolumeChain": " [leaf=<volUUID>]"}
 
 # What is sent for words left out. (A verb's own default serves otherwise, and a bool left out is "False".)
 _DEFAULTS: Mapping[tuple[str, str], Any] = {
@@ -53,19 +53,26 @@ _SHOWN: Mapping[str, Present] = {
     "clearTask": lambda reply, _: output.raw(reply),
     "connectStorageServer": lambda reply, _: [""],
     "disconnectStorageServer": lambda reply, _: [""],
+    "fenceNode": host.power,
     "getAllTasks": lambda reply, _: output.tasks(output.member(reply, "tasks", dict)),
     "getAllTasksInfo": lambda reply, _: output.tasks(output.member(reply, "allTasksInfo", dict)),
     "getAllTasksStatuses": lambda reply, _: output.raw(reply),
+    "getAllVmStats": host.machine_figures,
+    "getDeviceList": host.devices,
     "getFileStats": lambda reply, _: output.entries(output.member(reply, "fileStats", dict)),
     "getIsoList": special.iso_list,
     "getStorageDomainStats": special.domain_space,
     "getStoragePoolInfo": special.pool_facts,
     "getTaskStatus": special.task_status,
+    "getVGInfo": host.group,
+    "getVGList": host.groups,
     "getVdsCapabilities": special.host_facts,
+    "getVdsHardwareInfo": special.host_facts,
     "getVdsStats": special.host_facts,
     "getVmsInfo": special.machines,
     "getVmsList": special.machines,
     "getVolumeSize": special.volume_size,
+    "merge": lambda reply, _: output.message(reply),
     "prepareImage": special.prepared,
     "repoStats": lambda reply, _: output.entries({key: reply[key] for key in reply if key != "status"}),
     "revertTask": lambda reply, _: output.raw(reply),
@@ -87,8 +94,11 @@ _NOTES: Mapping[str, Callable[[output.Reply], list[str]]] = {
 # Commands that are more than one call with the words in order.
 _SPECIAL: Mapping[str, Run] = {
     "chain": chain.run,
+    "discoverST": host.discover,
+    "getVmStats": host.machine_stats,
     "getVolumesList": special.volumes_list,
     "list": special.list_vms,
+    "snapshot": host.snapshot,
 }
 
 
