@@ -25,7 +25,8 @@ def test_anything_else_becomes_the_default_and_leaks_nothing(error: Exception, d
 def test_the_table_has_every_class_once_and_codes_are_unique() -> None:
     table = status.errors_table()
     assert table["VolumeDoesNotExist"] == (201, errors.VolumeDoesNotExist.template)
-    codes = [code for code, _ in table.values()]
+    # Host verbs have a table of their own, in which fencing and a missing machine share a number.
+    codes = [code for name, (code, _) in table.items() if not errors.by_name(name).__module__.endswith(".host")]
     assert len(codes) == len(set(codes))
     assert set(table) == {
         cls.__name__ for cls in errors.StorageError.__subclasses__() if cls.__module__.startswith(errors.__name__)
