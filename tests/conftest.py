@@ -11,6 +11,9 @@ _PROGRAMS = {
     "qemu-img": "all tests with real images",
     "qemu-storage-daemon": "tests with a real guest and killed merges",
     "qemu-system-x86_64": "tests with a real guest and killed merges",
+    "losetup": "tests of mounted storage",
+    "mkfs.ext4": "tests of storage mounted from ext4",
+    "mkfs.xfs": "tests of storage mounted from xfs",
 }
 
 
