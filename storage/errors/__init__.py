@@ -159,6 +159,7 @@ from storage.errors.volume import (
     VolumeAlreadyExists as VolumeAlreadyExists,
     VolumeCreationError as VolumeCreationError,
     VolumeDoesNotExist as VolumeDoesNotExist,
+    VolumeExtendingError as VolumeExtendingError,
     VolumeImageHasChildren as VolumeImageHasChildren,
     VolumeIsBusy as VolumeIsBusy,
     VolumeMetadataReadError as VolumeMetadataReadError,

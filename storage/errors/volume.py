@@ -30,6 +30,11 @@ class VolumeCreationError(base.StorageError):
     template = "volume could not be created: {reason}"
 
 
+class VolumeExtendingError(base.StorageError):
+    code = 206
+    template = "volume {volume} could not be made larger: {reason}"
+
+
 class VolumeMetadataReadError(base.StorageError):
     code = 207
     template = "metadata of volume {volume} cannot be read: {reason}"

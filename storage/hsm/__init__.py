@@ -3,6 +3,7 @@
 from storage.hsm import (
     block,
     connection,
+    copy,
     description,
     domain,
     fence,
@@ -12,6 +13,7 @@ from storage.hsm import (
     machines,
     master,
     membership,
+    merge,
     monitoring,
     pool,
     references,
@@ -25,6 +27,7 @@ from storage.hsm import (
 __all__ = [
     "block",
     "connection",
+    "copy",
     "description",
     "domain",
     "fence",
@@ -34,6 +37,7 @@ __all__ = [
     "machines",
     "master",
     "membership",
+    "merge",
     "monitoring",
     "pool",
     "references",

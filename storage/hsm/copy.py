@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from storage import errors, ids, locks, services as storage_services
 from storage.hsm import access
@@ -155,20 +155,20 @@ def move_multiple(
     pool_id: ids.PoolId,
     domain_id: ids.DomainId,
     target_domain: ids.DomainId,
-    images: Mapping[ids.ImageId, bool],
+    images: Sequence[ids.ImageId],
     force: bool,
 ) -> dict[str, object]:
     """moveMultipleImages: schedule the moving of images; the originals go once all copies are complete.
 
     Args:
-        images: ids; what they are mapped to means nothing to files.
+        images: their ids.
 
     Raises:
         StorageError: see `move`.
     """
-    if not images:
+    image_ids = sorted(set(images))
+    if not image_ids:
         raise errors.InvalidParameterException(name="imgDict", reason="it names no image")
-    image_ids = sorted(images)
     job = functools.partial(_move, services, image_ids, MOVE)
     return _many(services, "moveMultipleImages", pool_id, (domain_id, target_domain), image_ids, job, force, True)
 

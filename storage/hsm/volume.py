@@ -6,7 +6,7 @@ from storage import errors, ids, locks, services as storage_services
 from storage.hsm import access
 from storage.jobs import tasks
 from storage.qemu import qemuimg
-from storage.volumes import creation, image, volume, volume_metadata
+from storage.volumes import creation, image, resizing, volume, volume_metadata
 
 Services = storage_services.Services
 
@@ -149,3 +149,36 @@ def set_legality(
     """setVolumeLegality. Nothing checks whether the mark is true."""
     with access.changing(services, "setVolumeLegality", pool_id, domain_id, image_id) as domain:
         volume.set_legality(domain, image_id, volume_id, legality)
+
+
+def set_size(
+    services: Services,
+    pool_id: ids.PoolId,
+    domain_id: ids.DomainId,
+    image_id: ids.ImageId,
+    volume_id: ids.VolumeId,
+    size: int,
+) -> None:
+    """volumeSetSize: write a size into the record only. Any host may, because it is the host of a machine that knows
+    to what size it has grown its volume.
+
+    Args:
+        size: bytes; below 1: not settled.
+    """
+    access.refuse_blank(imageID=image_id, volumeID=volume_id)
+    wanted = (locks.shared(domain_id), locks.exclusive(locks.image_name(image_id, domain_id)))
+    with services.locks.hold(*wanted, title="volumeSetSize"):
+        resizing.set_size(services.domains.find(domain_id), image_id, volume_id, size)
+
+
+def refresh(
+    services: Services,
+    pool_id: ids.PoolId,
+    domain_id: ids.DomainId,
+    image_id: ids.ImageId,
+    volume_id: ids.VolumeId,
+) -> None:
+    """refreshVolume: nothing to do on files, but to say whether there is such a volume."""
+    access.refuse_blank(imageID=image_id, volumeID=volume_id)
+    with services.locks.hold(locks.shared(domain_id), title="refreshVolume"):
+        resizing.exists(services.domains.find(domain_id), image_id, volume_id)

@@ -244,6 +244,17 @@ def set_description(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.
     _change(domain, image_id, volume_id, found, changed)
 
 
+def set_capacity(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.VolumeId, capacity: int) -> None:
+    """Record a capacity, in bytes, whatever the data has; a value below 1 says that it is not settled.
+
+    Raises:
+        InvalidParameterException: a template's link.
+        StorageError: see `image.read_metadata` and `image.write_metadata`.
+    """
+    found = _changeable(domain, image_id, volume_id)
+    _change(domain, image_id, volume_id, found, dataclasses.replace(found, capacity=capacity))
+
+
 def check_text(name: str, text: str) -> None:
     """Refuse a text that a line-based record cannot hold; raises InvalidParameterException."""
     if (bad := volume_metadata.unsafe_character(text)) is not None:

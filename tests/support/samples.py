@@ -23,6 +23,8 @@ RIGHT: dict[str, tuple[Any, Any]] = {
     "VolumeSize": ("1073741824", "1073741824"),
     "DiskType": (2, 2),
     "Legality": ("ILLEGAL", "ILLEGAL"),
+    "ImageFlags": ({ID: "false", OTHER: True},) * 2,
+    "VolumeCapacity": ("-1", "-1"),
     "ConnectionList": ([{"id": "", "connection": "/x", "port": "", "user": ""}],) * 2,
     "DomainStatusMap": ({ID: "active", OTHER: "Attached"},) * 2,
     "DomainStatuses": ({ID: "active", OTHER: "Attached"},) * 2,

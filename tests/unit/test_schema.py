@@ -42,6 +42,8 @@ NAMES = """
     uploadImage downloadImage
     storageServer_ConnectionRefs_acquire storageServer_ConnectionRefs_release storageServer_ConnectionRefs_statuses
     getVdsHardwareInfo setLogLevel prepareForShutdown fenceNode getAllVmStats getVmStats merge snapshot
+    copyImage moveImage moveMultipleImages cloneImageStructure syncImageData mergeSnapshots
+    extendVolumeSize volumeSetSize refreshVolume
     createVG getVGInfo removeVG getVGList getDeviceList getDevicesVisibility discoverSendTargets extendStorageDomain
 """.split()  # noqa: SIM905
 
@@ -101,6 +103,13 @@ ENGINE_CALLS = {
     "reconstructMaster": "S S S M I S I I I I I",
     "getImageDomainsList": "S S",
     "uploadImage": "M S S S S",
+    "copyImage": "S S S S S S S S S I I I S S",
+    "moveImage": "S S S S S I S S",
+    "cloneImageStructure": "S S S S",
+    "syncImageData": "S S S S S",
+    "mergeSnapshots": "S S S S S S S",
+    "extendVolumeSize": "S S S S S",
+    "refreshVolume": "S S S S",
     "downloadImage": "M S S S S",
     "getIsoList": "S",
     "getFloppyList": "S",
@@ -113,6 +122,13 @@ ENGINE_CALLS = {
 
 # Commands whose words are not the positions of the call.
 WORDS_OF_THEIR_OWN = ("discoverSendTargets", "snapshot")
+
+# Verb -> its command, where the names differ.
+RENAMED = {
+    "getVolumeChain": "chain",
+    "discoverSendTargets": "discoverST",
+    "moveMultipleImages": "moveMultiImage",
+}
 
 every_verb = pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 
@@ -377,10 +393,10 @@ def test_api_object_offers_the_classes_bound() -> None:
 
 @every_verb
 def test_client_usage(verb: catalogue.Verb) -> None:
-    if verb.name == "ping" or verb.api_class == "ConnectionRefs":
+    if verb.name in ("ping", "refreshVolume", "volumeSetSize") or verb.api_class == "ConnectionRefs":
         assert verb.command is None
         return
-    assert verb.command == {"getVolumeChain": "chain", "discoverSendTargets": "discoverST"}.get(verb.name, verb.name)
+    assert verb.command == RENAMED.get(verb.name, verb.name)
     if verb.name in WORDS_OF_THEIR_OWN:
         return
     assert set(verb.document["x-client"]) <= {"command", "usage", "aliases"}
@@ -399,6 +415,7 @@ def test_client_usage(verb: catalogue.Verb) -> None:
             "UUIDList",
             "DomainStatusMap",
             "DomainStatuses",
+            "ImageFlags",
             "IdList",
             "VolumeGroupID",
         )

@@ -149,6 +149,16 @@ WRONG: dict[str, list[Any]] = {
     "IntOrEmpty": [wrong for wrong in NO_INTS if wrong != ""],
     "Bool": ["", "yes", "1", "0", "on", "true\n", " true", "truefalse", 0, 1, 1.0, ["true"], {}],
     "VolumeSize": [-1, "-1", "", "1G", "1.5", " 1", "1\n", "\uff11", 1.5, 1.0, True, [1], {}, 2**63, "9" * 20],
+    "VolumeCapacity": ["", "-", "1G", "1.5", " 1", "1\n", "--1", "\uff11", 1.5, 1.0, True, [1], {}, "9" * 20],
+    "ImageFlags": [
+        *({wrong: True} for wrong in NO_IDS if isinstance(wrong, str)),
+        *({ID: wrong} for wrong in ("", "yes", 1, None, [True], {})),
+        {},
+        ID,
+        [ID],
+        7,
+        True,
+    ],
     "DiskType": ["", "data", "DATA\n", "TOOLONG", "../X", "\uff12", -1, 2.0, True, [2], {}],
     "Legality": ["", "legal", "LEGAL\n", "UNKNOWN", 1, True, ["LEGAL"], {}],
     "ConnectionList": [

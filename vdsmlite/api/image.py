@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage import ids
-from storage.hsm import chain, image, transfer
+from storage.hsm import chain, copy, image, merge, transfer
 from vdsmlite import remote
 from vdsmlite.api import common
 
@@ -57,3 +57,19 @@ class Image:
         volume = common.or_none(ids.VolumeId, volume_id)
         source = functools.partial(remote.Source, remote.Place(method_args, self._image))
         return transfer.download(self._services, self._pool, self._domain, self._image, volume, source)
+
+    def move(self, dst_sd_uuid: str, operation: int, post_zero: bool = False, force: bool = False) -> common.Result:
+        target = ids.DomainId(dst_sd_uuid)
+        return copy.move(self._services, self._pool, self._domain, self._image, target, operation, post_zero, force)
+
+    def clone_structure(self, dst_sd_uuid: str) -> common.Result:
+        target = ids.DomainId(dst_sd_uuid)
+        return copy.clone_structure(self._services, self._pool, self._domain, self._image, target)
+
+    def sync_data(self, dst_sd_uuid: str, sync_type: str) -> common.Result:
+        target = ids.DomainId(dst_sd_uuid)
+        return copy.sync_data(self._services, self._pool, self._domain, self._image, target, sync_type)
+
+    def merge_snapshots(self, ancestor: str, successor: str, post_zero: bool = False) -> common.Result:
+        ends = ids.VolumeId(ancestor), ids.VolumeId(successor)
+        return merge.merge_snapshots(self._services, self._pool, self._domain, self._image, *ends, post_zero)

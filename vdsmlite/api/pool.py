@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage import ids
-from storage.hsm import connection, description as naming, iso, machines, master, pool, upgrade as upgrading
+from storage.hsm import connection, copy, description as naming, iso, machines, master, pool, upgrade as upgrading
 from vdsmlite.api import common
 
 
@@ -151,6 +151,14 @@ class StoragePool:
             io_op_timeout_sec,
             lease_retries,
         )
+
+    def move_multiple_images(
+        self, src_sd_uuid: str, dst_sd_uuid: str, img_dict: Mapping[str, object], force: bool = False
+    ) -> common.Result:
+        """What the images are mapped to, whether to overwrite the originals, means nothing to files."""
+        origin, target = ids.DomainId(src_sd_uuid), ids.DomainId(dst_sd_uuid)
+        images = [ids.ImageId(each) for each in img_dict]
+        return copy.move_multiple(self._services, self._pool, origin, target, images, force)
 
 
 def _domain(text: str | None) -> ids.DomainId | None:

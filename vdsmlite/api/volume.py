@@ -1,7 +1,7 @@
 """Verbs on one volume."""
 
 from storage import ids
-from storage.hsm import volume
+from storage.hsm import copy, merge, volume
 from vdsmlite.api import common
 
 SECTOR = 512
@@ -57,3 +57,43 @@ class Volume:
 
     def set_legality(self, legality: str) -> None:
         volume.set_legality(self._services, self._pool, self._domain, self._image, self._volume, legality)
+
+    def copy(
+        self,
+        dst_img_uuid: str,
+        dst_vol_uuid: str,
+        desc: str = "",
+        dst_sd_uuid: str | None = None,
+        vol_type: int = 6,
+        vol_format: int | None = None,
+        preallocate: int | None = None,
+        post_zero: bool = False,
+        force: bool = False,
+    ) -> common.Result:
+        """What is left out is as the volume that is copied."""
+        return copy.copy(
+            self._services,
+            self._pool,
+            self._domain,
+            self._image,
+            self._volume,
+            common.or_none(ids.DomainId, dst_sd_uuid),
+            ids.ImageId(dst_img_uuid),
+            ids.VolumeId(dst_vol_uuid),
+            desc,
+            vol_type,
+            vol_format,
+            preallocate,
+            force,
+        )
+
+    def extend_size(self, new_size: int | str) -> common.Result:
+        """Bytes, whether they come as a number or as a text."""
+        return merge.extend_size(self._services, self._pool, self._domain, self._image, self._volume, int(new_size))
+
+    def set_size(self, new_size: int | str) -> None:
+        """Bytes, whether they come as a number or as a text."""
+        volume.set_size(self._services, self._pool, self._domain, self._image, self._volume, int(new_size))
+
+    def refresh(self) -> None:
+        volume.refresh(self._services, self._pool, self._domain, self._image, self._volume)
