@@ -568,19 +568,24 @@ def test_a_running_machine_is_refused(newer: Made) -> None:
 Moment = Callable[[pytest.MonkeyPatch, Callable[[], None]], None]
 
 
+def _preceded(strike: Callable[[], None], real: Callable[..., None]) -> Callable[..., None]:
+    def run(*arguments: object) -> None:
+        strike()
+        real(*arguments)
+
+    return run
+
+
 def _before_confirm(patch: pytest.MonkeyPatch, strike: Callable[[], None]) -> None:
-    real = repair.confirm
-    patch.setattr(repair, "confirm", lambda *arguments: (strike(), real(*arguments)))
+    patch.setattr(repair, "confirm", _preceded(strike, repair.confirm))
 
 
 def _after_confirm(patch: pytest.MonkeyPatch, strike: Callable[[], None]) -> None:
-    real = repair.unchanged
-    patch.setattr(repair, "unchanged", lambda *arguments: (strike(), real(*arguments)))
+    patch.setattr(repair, "unchanged", _preceded(strike, repair.unchanged))
 
 
 def _before_writing(patch: pytest.MonkeyPatch, strike: Callable[[], None]) -> None:
-    real = repair.carry_out
-    patch.setattr(repair, "carry_out", lambda *arguments: (strike(), real(*arguments)))
+    patch.setattr(repair, "carry_out", _preceded(strike, repair.carry_out))
 
 
 @pytest.mark.parametrize("writer", [True, False], ids=["guest", "backup"])
@@ -622,11 +627,16 @@ def _named(text: str) -> Callable[[Made], None]:
     return damage
 
 
+def _lose(image: Made) -> None:
+    image.data(1).unlink()
+    image.meta(1).unlink()
+
+
 BAD: dict[str, tuple[int, Callable[[Made], object]]] = {
     "a foreign backing name": (255, _named("HERE/../VOLUME")),
     "a json name": (255, _named('json:{"driver":"raw","file.filename":"HERE/VOLUME"}')),
     "a network name": (255, _named("nbd:unix:HERE/socket")),
-    "a missing volume": (262, lambda image: image.data(1).unlink() or image.meta(1).unlink()),
+    "a missing volume": (262, _lose),
     "a volume without data": (262, lambda image: image.data(1).unlink()),
     "a damaged record": (255, lambda image: image.meta(2).write_bytes(image.meta(2).read_bytes()[:40])),
     "a damaged header": (202, lambda image: images.patch(image.data(2), 0, b"rubbish!")),

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import daemon, images, wire
+from tests.support import daemon, guest, images, wire
 
 KIB, MIB = 1 << 10, 1 << 20
 PATIENCE = 60.0
@@ -55,7 +55,12 @@ class Answer:
 
 def head(method: str, pool: daemon.Pool, image: daemon.Image, volume: str | None = None, **more: object) -> bytes:
     """Head of a request, as the engine sends it."""
-    named = {"Storage-Pool-Id": pool.id, "Storage-Domain-Id": pool.domain, "Image-Id": image.id, "Volume-Id": volume}
+    named: dict[str, object] = {
+        "Storage-Pool-Id": pool.id,
+        "Storage-Domain-Id": pool.domain,
+        "Image-Id": image.id,
+        "Volume-Id": volume,
+    }
     named |= {name.replace("_", "-"): value for name, value in more.items()}
     lines = [f"{name}: {value}" for name, value in named.items() if value is not None]
     return "\r\n".join([f"{method} / HTTP/1.1", "Host: a", "connection: close", *lines, "", ""]).encode()
@@ -184,7 +189,7 @@ def test_a_preallocated_volume_keeps_its_space(pool: daemon.Pool) -> None:
     create = (pool.domain, pool.id, image, str(4 * MIB), daemon.RAW, 1, 2, volume, "x", daemon.BLANK, daemon.BLANK)
     pool.daemon.task("createVolume", *create)
     path = pool.storage / pool.domain / "images" / image / volume
-    made = daemon.Image(image, path.parent, {volume: daemon.guest.Layer(path, "raw")})
+    made = daemon.Image(image, path.parent, {volume: guest.Layer(path, "raw")})
     assert put(pool, made, b"abc").status == 200
     assert path.read_bytes() == b"abc".ljust(4 * MIB, b"\0")
     assert path.stat().st_blocks * 512 >= 4 * MIB
@@ -208,7 +213,8 @@ def test_other_clients_are_served_meanwhile_and_the_image_is_not(pool: daemon.Po
         until(lambda: legality(pool, image) == "ILLEGAL")
         assert put(pool, other, b"x").status == 200
         assert get(pool, other, 1).body == b"x"
-        deletion = threads.submit(impatient.deleteImage, pool.domain, pool.id, image.id)
+        delete: Any = impatient.deleteImage
+        deletion = threads.submit(delete, pool.domain, pool.id, image.id)
         with pytest.raises(TimeoutError):
             deletion.result(0.3)
         sock.sendall(b"b" * 512)
@@ -253,7 +259,7 @@ def test_a_layer_can_be_put_on_its_parent(pool: daemon.Pool, tmp_path: Path) -> 
     assert pool.look(image, image.leaf)["state"] == "consistent"
 
 
-HOSTILE = {
+HOSTILE: dict[str, tuple[int, Any]] = {
     "not a qcow2 image": (202, lambda place, parent: b"no image at all" * 100),
     "nothing": (202, lambda place, parent: b""),
     "a backing file of the host": (255, lambda place, parent: made(place, backing=str(place / "secret"))),
@@ -351,7 +357,8 @@ def test_raw_data_that_looks_like_qcow2_stays_raw(pool: daemon.Pool, tmp_path: P
 @pytest.mark.parametrize("method", ["PUT", "GET"])
 def test_a_missing_header(pool: daemon.Pool, method: str, missing: str) -> None:
     image = new(pool, MIB)
-    more = {"PUT": {"Content-Length": 1}, "GET": {"Range": "bytes=0-0"}}[method]
+    wanted: dict[str, dict[str, Any]] = {"PUT": {"Content-Length": 1}, "GET": {"Range": "bytes=0-0"}}
+    more = wanted[method]
     for value in (None, "", "x", daemon.BLANK + "0", f"{daemon.BLANK}, {daemon.BLANK}"):
         with connect(pool) as sock:
             sock.sendall(head(method, pool, image, **{**more, missing: value}))
@@ -524,7 +531,7 @@ def test_a_client_that_goes(pool: daemon.Pool, reset: bool) -> None:
     image = new(pool, 8 * MIB)
     for method, more in (("PUT", {"Content_Length": 8 * MIB}), ("GET", {"Range": f"bytes=0-{8 * MIB - 1}"})):
         with connect(pool) as sock:
-            sock.sendall(head(method, pool, image, **more) + (b"a" * MIB if method == "PUT" else b""))  # type: ignore[arg-type]
+            sock.sendall(head(method, pool, image, **more) + (b"a" * MIB if method == "PUT" else b""))
             if method == "PUT":
                 until(lambda: legality(pool, image) == "ILLEGAL")
             else:

@@ -225,8 +225,8 @@ def held_open(path: Path, fmt: str = "qcow2", *, writer: bool = False) -> Iterat
     """A real qemu-io that has an image (and what it stands on) open, as a guest or as a backup has."""
     access = [] if writer else ["-r"]
     command = ["qemu-io", *access, "-f", fmt, str(path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **pipes) as process:
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet) as process:
         try:
             end = time.monotonic() + 20
             while not imagelock.holders(path):

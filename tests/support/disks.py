@@ -197,7 +197,9 @@ class Disks:
         ends = (self.there, self.here) if back else (self.here, self.there)
         return moving.Route(*ends, LIMIT, force)
 
-    def make(self, image_id: ids.ImageId, volume_id: ids.VolumeId, parent: ids.VolumeId | None = None, **changes: Any):
+    def make(
+        self, image_id: ids.ImageId, volume_id: ids.VolumeId, parent: ids.VolumeId | None = None, **changes: Any
+    ) -> Any:
         """A volume in the first domain; returns the path of its data."""
         domain = changes.pop("domain", self.here)
         values: dict[str, Any] = {
@@ -233,13 +235,15 @@ class Disks:
     def data(self, volume_id: str, image_id: str = IMAGE, domain: bench.PlainDomain | None = None) -> Path:
         return layout.images((domain or self.here).path) / image_id / volume_id
 
-    def meta(self, volume_id, image_id=IMAGE, domain=None) -> volume_metadata.VolumeMetadata:
+    def meta(
+        self, volume_id: ids.VolumeId, image_id: ids.ImageId = IMAGE, domain: Any = None
+    ) -> volume_metadata.VolumeMetadata:
         return image.read_metadata(domain or self.here, image_id, volume_id)
 
-    def fmt(self, volume_id, image_id=IMAGE, domain=None) -> str:
+    def fmt(self, volume_id: ids.VolumeId, image_id: ids.ImageId = IMAGE, domain: Any = None) -> str:
         return volume.QEMU_FORMATS[self.meta(volume_id, image_id, domain).format]
 
-    def guest(self, volume_id, image_id=IMAGE, domain=None) -> bytes:
+    def guest(self, volume_id: ids.VolumeId, image_id: ids.ImageId = IMAGE, domain: Any = None) -> bytes:
         """What a guest reads of this volume. The tools are asked once for each content of the image's files."""
         path, fmt = self.data(volume_id, image_id, domain), self.fmt(volume_id, image_id, domain)
         sums = [(each.name, _digest(each)) for each in sorted(path.parent.iterdir()) if ids.is_id(each.name)]
@@ -248,10 +252,10 @@ class Disks:
             _guests[key] = images.read_guest(path, fmt=fmt)
         return _guests[key]
 
-    def guests(self, *volume_ids, image_id=IMAGE, domain=None) -> dict[str, bytes]:
+    def guests(self, *volume_ids: ids.VolumeId, image_id: ids.ImageId = IMAGE, domain: Any = None) -> dict[str, bytes]:
         return {each: self.guest(each, image_id, domain) for each in volume_ids}
 
-    def names(self, image_id=None, domain=None) -> list[str]:
+    def names(self, image_id: ids.ImageId | None = None, domain: Any = None) -> list[str]:
         """Names in an image's directory, or of all images."""
         place = layout.images((domain or self.here).path)
         return sorted(os.listdir(place / image_id if image_id else place))
@@ -271,7 +275,9 @@ class Disks:
                 found[str(path.relative_to(self.root))] = value
         return found
 
-    def rewrite(self, volume_id, image_id=IMAGE, domain=None, **changes: Any) -> None:
+    def rewrite(
+        self, volume_id: ids.VolumeId, image_id: ids.ImageId = IMAGE, domain: Any = None, **changes: Any
+    ) -> None:
         """Change a record behind everybody's back."""
         domain = domain or self.here
         changed = dataclasses.replace(self.meta(volume_id, image_id, domain), **changes)

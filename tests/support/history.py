@@ -44,6 +44,7 @@ class Player:
         self.commits: list[float] = []
         self.unflushed: dict[int, dict[int, int | None]] = {}
         self.switched: dict[int, int] = {}
+        self.stale: int | None = None
         self.image = self._chain()
         self.leaf = self.running = max(self.image.volumes)
         self.truth = self.image.view(self.leaf)
@@ -54,7 +55,7 @@ class Player:
         return self.draw(st.sampled_from(values))
 
     def yes(self) -> bool:
-        return self.draw(st.booleans())
+        return bool(self.draw(st.booleans()))
 
     def tell(self, text: str) -> None:
         self.told.append(f"{self.now - 1_000_000:.3f}: {text}")
@@ -195,6 +196,8 @@ class Player:
         self.unflushed.pop(target, None)
         self.running = target
         self.tell("pivot")
+        if self.yes():
+            self.stale = leaf
         for _ in range(self.draw(st.integers(0, 2))):
             self.wait()
             self.guest()
@@ -210,8 +213,11 @@ class Player:
 
     def crash(self) -> None:
         self.now += float(str(self.one_of(0.0, 0.5, 3.0)))
-        power = self.draw(st.integers(0, 2)) == 0
-        self.tell("the host loses power" if power else "qemu is killed")
+        end = self.one_of("the host loses power", "qemu is killed", "qemu is killed", "qemu quits")
+        power = end == "the host loses power"
+        self.tell(str(end))
+        if end == "qemu quits":
+            self.close()
         horizon = self.now
         if power:
             self.lose()
@@ -223,9 +229,20 @@ class Player:
         self.log.clear()
         self.unflushed.clear()
         self.switched.clear()
+        self.stale = None
         self.now += 60
         if power or self.draw(st.integers(0, 3)) == 0:
             self.started = self.now
+
+    def close(self) -> None:
+        """An orderly end flushes what qemu still keeps of tables, also of a leaf that it has left, if it is still open.
+
+        A pivot flushes the target only; so a stale leaf may be written long after the guest's last write.
+        """
+        self.wait()
+        for number in (self.stale, self.running):
+            if number is not None and self.yes():
+                self.log.setdefault(number, []).append(self.now)
 
     def lose(self) -> None:
         """Unflushed clusters of a target may be what they were, or rubbish; an unflushed header may be the old one."""
