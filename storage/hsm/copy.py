@@ -57,6 +57,8 @@ def copy(
     where = target_domain or domain_id
     if where == domain_id and target_image == image_id:
         raise errors.InvalidParameterException(name="dstImgUUID", reason="within one domain it must be another image")
+    if where == domain_id and target_volume == volume_id:
+        raise errors.InvalidParameterException(name="dstVolUUID", reason="within one domain it must be another id")
     if role not in (_SHARED, _LEAF):
         raise errors.InvalidParameterException(name="volType", reason=f"{role} is neither 6 (template) nor 8 (leaf)")
     volume.check_text("desc", description)

@@ -24,6 +24,7 @@ CONTEXT = bridge.Context(client="127.0.0.1:1")
 POOL = "6e4d6a96-1234-1234-8905-b5eec55c1535"
 DOMAIN = "def32ac7-1234-1234-8a8c-1c887333fe65"
 SECOND_DOMAIN = "9af9bd7f-6167-4ae8-aac6-95a5e5f36f60"
+THIRD_DOMAIN = "39af9bd7-6167-4ae8-aac6-95a5e5f36f60"
 ISO_DOMAIN = "ef932ac7-1234-1234-8a8c-1c887333fe65"
 MACHINE = "33bd7538-c48b-4b94-ba94-def922151d48"
 IMAGE = "47bd7538-c48b-4b94-ba94-def922151d48"
@@ -202,6 +203,39 @@ def transfers(client: Client) -> None:
     assert Path(client("getVolumePath", DOMAIN, POOL, IMAGE, BASE)["path"]).read_bytes() == b"new".ljust(MIB, b"\0")
 
 
+def copies(client: Client, path: Path, version: str) -> None:
+    """An image goes to another domain and comes back in every way, and its volumes are merged and grown."""
+    path.mkdir(mode=0o775)
+    client("connectStorageServer", 4, POOL, connection(path))
+    client("createStorageDomain", 4, THIRD_DOMAIN, "third", str(path), 1, version)
+    client("attachStorageDomain", THIRD_DOMAIN, POOL)
+    client("activateStorageDomain", THIRD_DOMAIN, POOL)
+    volumes = [f"{number}3bd7538-c48b-4b94-ba94-def922151d48" for number in range(3)]
+    image, copy = (f"{number}4bd7538-c48b-4b94-ba94-def922151d48" for number in range(2))
+    for number, volume in enumerate(volumes):
+        form, parent = (4, volumes[number - 1]) if number else (5, ids.BLANK)
+        client.task("createVolume", DOMAIN, POOL, image, str(MIB), form, 2, 2, volume, "x", image, parent)
+    leaf, where = volumes[-1], (POOL, DOMAIN, image)
+    client.task("extendVolumeSize", *where, leaf, str(2 * MIB))
+    client("volumeSetSize", DOMAIN, POOL, image, leaf, 2 * MIB)
+    client("refreshVolume", DOMAIN, POOL, image, leaf)
+    assert client("getVolumeInfo", DOMAIN, POOL, image, leaf)["info"]["capacity"] == str(2 * MIB)
+    made = (copy, LEAF, "a copy", THIRD_DOMAIN, 6, 5, 2, "false", "false")
+    client.task("copyImage", DOMAIN, POOL, "", image, leaf, *made)
+    assert client("getVolumeInfo", THIRD_DOMAIN, POOL, copy, LEAF)["info"]["voltype"] == "SHARED"
+    client.task("cloneImageStructure", *where, THIRD_DOMAIN)
+    client.task("syncImageData", *where, THIRD_DOMAIN, "INTERNAL")
+    client.task("moveImage", POOL, DOMAIN, THIRD_DOMAIN, image, "", 2, "false", "true")
+    client.task("moveMultipleImages", POOL, THIRD_DOMAIN, DOMAIN, {image: "false", copy: "false"}, "", "false")
+    client.task("mergeSnapshots", DOMAIN, POOL, "", image, volumes[0], leaf, "false")
+    assert client("getVolumeChain", POOL, DOMAIN, image)["volumes"] == [leaf]
+    for each in (image, copy):
+        client.task("deleteImage", DOMAIN, POOL, each)
+    client("deactivateStorageDomain", THIRD_DOMAIN, POOL, ids.BLANK, 1)
+    client("detachStorageDomain", THIRD_DOMAIN, POOL, ids.BLANK, 1)
+    client("formatStorageDomain", THIRD_DOMAIN)
+
+
 def host(client: Client, path: Path) -> None:
     """Verbs on the host, and on references to connections."""
     client("setLogLevel", 30)
@@ -243,6 +277,7 @@ def test_every_verb_answers_as_the_schema_says(client: Client, storage: Path, ve
     client("revertTask", client.task("createVolume", DOMAIN, POOL, IMAGE, size, 4, 2, 2, LEAF, "x", IMAGE, BASE))
     transfers(client)
     client.task("deleteImage", DOMAIN, POOL, IMAGE, "false", "false")
+    copies(client, storage.with_name("third"), version)
     membership(client, storage.with_name("second"), version)
     client("spmStop", POOL)
     client("disconnectStoragePool", POOL, 1, POOL)
