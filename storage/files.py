@@ -146,45 +146,6 @@ def set_mode(path: Path, mode: int) -> None:
         os.close(fd)
 
 
-class Writer(contextlib.AbstractContextManager["Writer"]):
-    """Replaces the content of an existing regular file, piece by piece; nothing is durable before `sync`.
-
-    Args:
-        path: the file; a symbolic link is refused with ELOOP.
-
-    Raises:
-        OSError: it cannot be opened; EINVAL when it is not a regular file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-            os.close(self._fd)
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-
-    def resize(self, size: int) -> None:
-        """Cut the file, or let it grow by a hole. Give all blocks back with 0."""
-        os.ftruncate(self._fd, size)
-
-    def write(self, data: memoryview, offset: int) -> None:
-        """Write all of it at a place.
-
-        Raises:
-            OSError: ENOSPC, EFBIG, EIO...; a part may have been written.
-        """
-        while data:
-            written = os.pwrite(self._fd, data, offset)
-            offset += written
-            data = data[written:]
-
-    def sync(self) -> None:
-        """Make all of it durable."""
-        os.fsync(self._fd)
-
-
 def sync(path: Path) -> None:
     """Flush a file that another program wrote, so that what is recorded about it next is true after a crash."""
     fd = os.open(path, _READ)

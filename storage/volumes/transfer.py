@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from storage import errors, files, ids
+from storage import errors, files, filewriter, ids
 from storage.jobs import tasks
 from storage.volumes import image, incoming, steps, volume_metadata
 
@@ -158,7 +158,7 @@ def _write(chosen: incoming.Target, length: int, source: Source, task: tasks.Tas
     data = chosen.paths.data
     size = chosen.metadata.capacity if chosen.is_raw else length
     sparse = chosen.metadata.type == volume_metadata.SPARSE
-    with files.Writer(data) as writer, memoryview(bytearray(min(PIECE, max(length, 1)))) as buffer:
+    with filewriter.Writer(data) as writer, memoryview(bytearray(min(PIECE, max(length, 1)))) as buffer:
         writer.resize(0)
         if not sparse:
             _allocate(data, size, task)
@@ -176,7 +176,7 @@ def _write(chosen: incoming.Target, length: int, source: Source, task: tasks.Tas
         writer.sync()
 
 
-def _write_sparse(writer: files.Writer, piece: memoryview, offset: int) -> None:
+def _write_sparse(writer: filewriter.Writer, piece: memoryview, offset: int) -> None:
     """Write what is not zero; the file is a hole there already."""
     start = 0
     for at in range(0, len(piece), _HOLE):

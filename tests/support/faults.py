@@ -1,8 +1,8 @@
 """Cut a process short, in effect, at its n-th change of the disk, and see what the next one makes of what is left.
 
-`Faults` stands in for the module ``os`` inside ``storage.files``, the only module that changes files. The n-th call
-that changes something raises `Crash`, and so does every later one: a dead process changes nothing more, whatever its
-``finally`` blocks try. A write that is cut short has written the half of its data.
+`Faults` stands in for the module ``os`` inside ``storage.files`` and ``storage.filewriter``, the only modules that
+change files. The n-th call that changes something raises `Crash`, and so does every later one: a dead process changes
+nothing more, whatever its ``finally`` blocks try. A write that is cut short has written the half of its data.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from storage import files
+from storage import files, filewriter
 
 MUTATING = (
     *("mkdir", "rename", "unlink", "rmdir", "link", "symlink"),
@@ -60,14 +60,15 @@ class Faults:
     @contextlib.contextmanager
     def strike(self) -> Iterator[None]:
         """Run the block with these faults; a crash ends the block, not the test."""
-        module: Any = files
-        real = module.os
-        module.os = self
+        modules: list[Any] = [files, filewriter]
+        for module in modules:
+            module.os = self
         try:
             with contextlib.suppress(Crash):
                 yield
         finally:
-            module.os = real
+            for module in modules:
+                module.os = os
 
 
 def crash_points(limit: int = 2000) -> Iterator[Faults]:

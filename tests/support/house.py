@@ -42,7 +42,7 @@ _LONG_MODULES: dict[str, str] = {}
 
 _PROGRAM_RUNNERS = {"storage/qemu/child.py", "storage/qemu/qemuimg.py", "vdsmlite/testserver.py"}
 _FORKERS = {"vdsmlite/background.py"}
-_FILE_CHANGERS = {"storage/files.py"}
+_FILE_CHANGERS = {"storage/files.py", "storage/filewriter.py"}
 # Where a call that looks like a change of files is none, or is not storage's business.
 _EXCUSED = {
     ("vdsmlite/background.py", "os.write"): "to a pipe",
