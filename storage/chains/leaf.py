@@ -7,15 +7,20 @@ Headers say nothing: the leaf's names the parent in both cases. What remains:
 1. equal bytes: both read the same, so the parent (it is what the merge was for) loses nothing;
 2. not covered, the parent lacks clusters of the leaf: the copy was never complete, so the leaf. Except when the parent
    was written clearly later *and* differs where it does hold data, which contradicts itself;
-3. covered, but different: whoever was written later, by a clear margin. The last of a copy may be written long after
-   the guest's last write, so the margin for the parent grows with what the leaf holds (`DRAIN_RATE`). And a guest that
-   went on with the parent wrote to it after the mark: before, it was the target of merges from beneath the leaf;
+3. covered, but different: whoever was written later, by a clear margin, and after the mark. The last of a copy may be
+   written long after the guest's last write, so the parent's margin grows with what the leaf holds (`DRAIN_RATE`);
 4. anything else: nobody can know. Both are named and nothing is changed.
 
-Times can be lost: a guest's flush makes its data durable, but not the time of the write, so a host that loses power
-takes the times of the last writes back, to whatever they were before (seen on ext4: by any amount). What was durable
-at the mark, though, has its right time. So where the host was started since, a file counts as written last only if
-that was clearly after the mark.
+The time of a file's last write is not the time of the guest's last write, in four ways:
+
+* a merge from beneath the leaf writes to the parent, too: so a parent must have been written after the mark;
+* a pivot flushes the target, not the leaf: qemu writes the rest of the leaf's tables when it closes it, which may be
+  when the machine is shut down, long after the guest's last write to the parent. So the leaf counts as the later one
+  only if the parent was not written since the mark;
+* a repair points headers back: it restores the time, and has decided about the leaf for good before (`chain`);
+* a guest's flush makes its data durable, but not the time of the write, so a host that loses power takes the times of
+  the last writes back, to whatever they were before (seen on ext4: by any amount). What was durable at the mark has
+  its right time. So where the host was started since, only what was written clearly after the mark counts.
 
 The merge may also have gone further down than one volume. If any volume below the parent was written after it, that
 one is examined too, and a contradiction is never resolved by guessing.
@@ -169,8 +174,10 @@ def _written_last(
         return None, f"the last writes lie {abs(later):.3f} s apart"
     if feigned and (last.mtime_ns - here.marked_ns) / _SECOND <= bounds.margin:
         return None, f"{when}, which a loss of power may feign so soon after the mark"
-    if last is beneath and last.mtime_ns < here.marked_ns:
+    if last.mtime_ns < here.marked_ns:
         return None, f"{when}, but before the leaf was marked"
+    if last is here and beneath.mtime_ns >= here.marked_ns:
+        return None, f"{when}, but the parent was written after the mark, too"
     return last, when
 
 

@@ -299,6 +299,7 @@ def test_covered_but_the_leaf_written_last_stays_the_leaf() -> None:
     commit(image, 3, 2, None)
     image.volumes[3].holds[3] = 99
     image.volumes[3].time = image.volumes[2].time + 60
+    image.volumes[3].marked = image.volumes[2].time + 1
     assert image.numbers(settled(image, 3)) == [1, 2, 3]
 
 
@@ -366,6 +367,7 @@ def test_a_merge_into_a_volume_below_the_parent_is_noticed() -> None:
 def test_a_raw_parent_is_judged_by_bytes() -> None:
     image = model.healthy(2, base_format=volume_metadata.RAW)
     image.volumes[2].legality = ILLEGAL
+    image.volumes[2].marked = image.volumes[1].time + 1
     assert image.numbers(image.plan(2)) == [1, 2], "the leaf is written 1000 s later"
     image.volumes[1].time = image.volumes[2].time
     assert image.plan(2).candidates
@@ -410,6 +412,7 @@ def test_times_that_a_loss_of_power_took_back_decide_nothing() -> None:
     started = image.volumes[3].marked + 60
     assert image.plan(3, started=started).candidates == (model.volume_id(3), model.volume_id(2))
     assert image.numbers(image.plan(3)) == [1, 2], "which is what the times alone say"
+    image.volumes[2].time = image.volumes[3].marked - 1
     image.volumes[3].time = image.volumes[2].time + 3600
     assert image.numbers(image.plan(3, started=started + 7200)) == [1, 2, 3], "long after the mark"
 
@@ -422,6 +425,16 @@ def test_after_a_loss_of_power_a_parent_written_long_after_the_mark_is_the_leaf(
     image.volumes[2].time -= 3600
     assert image.numbers(image.plan(2)) == [1], "without it, a few seconds are enough"
     assert image.plan(2, started=started).candidates == (model.volume_id(2), model.volume_id(1))
+
+
+def test_a_leaf_that_qemu_closed_late_is_not_taken_for_the_later_one() -> None:
+    """Pivoted; the guest wrote to the parent, then nothing; an hour later the machine was shut down."""
+    image = pivoted(3)
+    image.volumes[2].time = image.volumes[3].marked + 1
+    image.volumes[3].time = image.volumes[2].time + 3600
+    assert image.plan(3).candidates == (model.volume_id(3), model.volume_id(2))
+    image.volumes[2].time = image.volumes[3].marked - 1
+    assert image.numbers(settled(image, 3)) == [1, 2, 3], "the guest cannot have written to the parent"
 
 
 def test_a_merge_into_the_parent_from_beneath_is_no_pivot() -> None:
@@ -440,6 +453,7 @@ def test_pointing_a_header_back_is_not_taken_for_a_write_of_the_guest() -> None:
     image.volumes[1].holds[4] = image.volumes[3].holds[4] = 1
     commit(image, 2, 1, 3, torn=True)
     image.volumes[4].legality = ILLEGAL
+    image.volumes[4].marked = image.volumes[3].time + 1
     seen = image.view(4) | {2: 200}
     result = image.plan(4)
     assert image.numbers(result) == [1, 2, 3, 4]
