@@ -64,7 +64,7 @@ class Host:
     def wait(self, task: str) -> dict[str, Any]:
         while (found := self.call("getTaskStatus", task)["taskStatus"])["taskState"] != "finished":
             time.sleep(0.01)
-        return found
+        return dict(found)
 
     def done(self, name: str, *values: Any) -> None:
         found = self.task(name, *values)
@@ -80,7 +80,7 @@ class Host:
             found = self.wait(reply.result["uuid"])
             assert found["taskResult"] == "cleanSuccess"
             where, code = "task", found["code"]
-            declared = [each["$ref"].rpartition("/")[2] for each in verb.document["x-task-errors"]]
+            declared = tuple([each["$ref"].rpartition("/")[2] for each in verb.document["x-task-errors"]])
         table = status.errors_table()
         assert code in {table[error][0] for error in declared}, f"{name} does not declare {code}"
         return where, code
@@ -94,7 +94,7 @@ class Host:
         return Path(self.call("getVolumePath", domain, POOL, image, volume)["path"])
 
     def info(self, volume: str, image: str = IMAGE, domain: str = HERE) -> dict[str, Any]:
-        return self.call("getVolumeInfo", domain, POOL, image, volume)["info"]
+        return dict(self.call("getVolumeInfo", domain, POOL, image, volume)["info"])
 
     def guest(self, volume: str, image: str = IMAGE, domain: str = HERE) -> bytes:
         fmt = {"COW": "qcow2", "RAW": "raw"}[self.info(volume, image, domain)["format"]]
