@@ -125,6 +125,8 @@ def _metadata(
         faults.append(record.foreign(volume, metadata.image))
     if metadata.format == volume_metadata.RAW and not metadata.parent.is_blank:
         faults.append(record.raw_with_parent(volume, metadata.parent))
+    if metadata.legality == volume_metadata.ILLEGAL and volume_metadata.UNFINISHED in metadata.extra:
+        faults.append(record.transfer_unfinished(volume))
     return metadata, faults
 
 

@@ -179,3 +179,8 @@ def foreign(volume: ids.VolumeId, image: ids.ImageId) -> Fault:
 def raw_with_parent(volume: ids.VolumeId, parent: ids.VolumeId) -> Fault:
     text = f"metadata says raw, which stands on nothing, and names {parent} as parent"
     return Fault("raw-with-parent", volume, text, _FORMAT)
+
+
+def transfer_unfinished(volume: ids.VolumeId) -> Fault:
+    text = f"a transfer into volume {volume} did not end, so its content is worth nothing; send it again, or delete it"
+    return Fault("transfer-unfinished", volume, text, _CHAIN)

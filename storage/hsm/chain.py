@@ -9,7 +9,7 @@ from storage.chains import proof, reconcile, report
 from storage.hsm import access
 from storage.jobs import tasks
 from storage.qemu import qemuimg
-from storage.volumes import image, transfer
+from storage.volumes import image
 
 Services = storage_services.Services
 
@@ -35,7 +35,6 @@ def reconcile_volume_chain(
     rules = reconcile.Rules(services.settings, ids.VolumeId(chosen) if chosen else None)
     tool = qemuimg.QemuImg(services.settings.qemu_img, services.settings.qemu_img_timeout)
     with access.changing(services, "reconcileVolumeChain", pool_id, domain_id, image_id) as where:
-        transfer.refuse_unfinished(where, image_id)
         found = reconcile.reconcile(where, image_id, leaf_id, rules, tool)
     return report.repaired(found)
 
@@ -57,7 +56,6 @@ def get_volume_chain(
     wanted = (locks.shared(domain_id), locks.shared(locks.image_name(image_id, domain_id)))
     with services.locks.hold(*wanted, title="getVolumeChain"):
         where = services.domains.find(domain_id)
-        transfer.refuse_unfinished(where, image_id)
         effort = proof.Effort.seconds(services.settings.prove_seconds)
         return report.whole(reconcile.examine(where, image_id, leaf_id, rules, effort))
 
@@ -81,7 +79,6 @@ def _prove(
     def progress(done: int, total: int) -> None:
         task.progress(f"compared {done} of {total} bytes", done=str(done), total=str(total))
 
-    transfer.refuse_unfinished(where, image_id)
     effort = proof.Effort(stopping=task.stopping, progress=progress)
     found = reconcile.prove(where, image_id, leaf_id, rules, effort)
     task.check()

@@ -228,16 +228,3 @@ def settle(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.VolumeId,
 def is_unfinished(found: volume_metadata.VolumeMetadata) -> bool:
     """Whether a volume is ILLEGAL because a transfer into it did not come to its end."""
     return found.legality == volume_metadata.ILLEGAL and volume_metadata.UNFINISHED in found.extra
-
-
-def refuse_unfinished(domain: image.Domain, image_id: ids.ImageId) -> None:
-    """Keep a repair of chains, which takes ILLEGAL for the mark before a pivot, from making a half content LEGAL.
-
-    Raises:
-        ImageIsNotLegalChain: a volume has no content that could be judged.
-        StorageError: see `image.contents`.
-    """
-    for volume_id, found in image.contents(domain, image_id).records.items():
-        if is_unfinished(found):
-            reason = f"a transfer into volume {volume_id} did not end; send it again, or delete the volume"
-            raise errors.ImageIsNotLegalChain(image=image_id, reason=reason)

@@ -261,6 +261,7 @@ DAMAGES: dict[str, tuple[str, int, Damage]] = {
     "foreign backing format": ("backing-format-missing", 255, _foreign_format),
     "other backing format": ("backing-format-differs", 202, _backing("VOLUME", "raw")),
     "raw with a parent": ("raw-with-parent", 202, _record(FORMAT="RAW")),
+    "half a content": ("transfer-unfinished", 262, _record(LEGALITY="ILLEGAL", TRANSFER="UNFINISHED")),
     "volume of another image": ("volume-foreign", 255, _record(IMAGE=chains.OTHER_IMAGE)),
 }  # fmt: skip
 
@@ -328,5 +329,5 @@ def test_names_of_faults_are_stable_and_documented() -> None:
     documented = (Path(__file__).parents[2] / "docs" / "reconcile.md").read_text()
     names = {expected for expected, _, _ in DAMAGES.values()}
     names |= {record.missing(v(1), v(2)).name, record.loop(v(1), v(2)).name, record.too_deep(v(1), 3).name}
-    assert len(names) == 16
+    assert len(names) == 17
     assert all(f"`{name}`" in documented for name in names)

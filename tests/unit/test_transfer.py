@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import errors, files
+from storage import errors, files, settings
+from storage.chains import reconcile
 from storage.jobs import tasks
 from storage.volumes import image, incoming, transfer, volume, volume_metadata
 from tests.support import bench, faults, images
@@ -277,10 +278,12 @@ def test_the_mark_of_a_hand_is_not_ours(disk):
 
 def test_a_repair_keeps_off(disk):
     receive(disk, Source(NEW, before=lambda done: disk.task.stopping.set()))
-    with pytest.raises(errors.ImageIsNotLegalChain):
-        transfer.refuse_unfinished(disk.domain, IMAGE)
+    rules = reconcile.Rules(settings.Settings(disk.root))
+    with pytest.raises(errors.ImageIsNotLegalChain, match="did not end"):
+        reconcile.reconcile(disk.domain, IMAGE, V1, rules, disk.tool)
+    assert state(disk) == UNFINISHED
     receive(disk, Source(NEW))
-    transfer.refuse_unfinished(disk.domain, IMAGE)
+    assert list(reconcile.reconcile(disk.domain, IMAGE, V1, rules, disk.tool).chain.volumes) == [V1]
 
 
 # ---------------------------------------------------------------- which volumes
