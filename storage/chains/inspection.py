@@ -13,7 +13,7 @@ from pathlib import Path
 
 from storage import errors, files, ids
 from storage.chains import record
-from storage.qemu import imagelock, qcow2
+from storage.qemu import allocation, imagelock, qcow2
 from storage.volumes import image as image_files, volume_metadata
 
 NEVER = 1 << 63
@@ -84,8 +84,7 @@ class _File:
 def _read(directory: Path, volume: ids.VolumeId, image: ids.ImageId) -> record.Record:
     path = directory / f"{volume}{image_files.META_SUFFIX}"
     metadata, faults = _metadata(path, volume, image)
-    # Without metadata the format is not known: then a header is read for its link alone, and proves nothing.
-    found = _file(directory / volume, volume, metadata is None or metadata.format == volume_metadata.COW)
+    found = _file(directory / volume, volume, metadata)
     if found.fault is not None and not (metadata is None and found.fault.name == "header-unreadable"):
         faults.append(found.fault)
     text = backing_format = None
@@ -140,7 +139,7 @@ def _marked(path: Path, metadata: volume_metadata.VolumeMetadata | None) -> int:
         return NEVER
 
 
-def _file(path: Path, volume: ids.VolumeId, is_qcow2: bool) -> _File:
+def _file(path: Path, volume: ids.VolumeId, metadata: volume_metadata.VolumeMetadata | None) -> _File:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -151,8 +150,11 @@ def _file(path: Path, volume: ids.VolumeId, is_qcow2: bool) -> _File:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             return _File(fault=record.data_fault(volume, "it is not a regular file"))
-        if is_qcow2:
+        if metadata is None or metadata.format == volume_metadata.COW:
             header = qcow2.read_header(fd, info.st_size)
+        # Without metadata the format is not known. Then a header is read for its link alone, and proves nothing.
+        if metadata is None and header is not None and _holds_nothing(fd, header, info.st_size):
+            header = None
     except qcow2.HeaderError as error:
         fault = record.header_fault(volume, error.reason)
     except OSError as error:
@@ -160,6 +162,14 @@ def _file(path: Path, volume: ids.VolumeId, is_qcow2: bool) -> _File:
     finally:
         os.close(fd)
     return _File(info.st_size, info.st_blocks * 512, info.st_mtime_ns, info.st_ino, header, fault)
+
+
+def _holds_nothing(fd: int, header: qcow2.Header, size: int) -> bool:
+    """Whether an image has not a single table, as one whose making was interrupted: nobody needs what it stands on."""
+    try:
+        return not allocation.of_qcow2(fd, header, size, l2_limit=0)
+    except qcow2.FormatError:
+        return False
 
 
 def _crossed(here: record.Record, found: Mapping[ids.VolumeId, record.Record]) -> record.Record:

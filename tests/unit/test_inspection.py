@@ -305,12 +305,21 @@ def test_damage_beside_the_chain_does_not_stand_in_the_way(image: chains.Image) 
 
 
 def test_a_volume_without_metadata_still_stands_on_something(image: chains.Image) -> None:
+    image.write(3, (1, 1, 1))
     image.meta(3).write_text("rubbish")
     here = image.look().records[v(3)]
     assert (here.link, here.metadata) == (v(2), None)
     assert [fault.name for fault in here.faults] == ["metadata-unreadable"]
     image.reconcile(2)
     assert image.metadata(2).voltype == volume_metadata.INTERNAL, "whoever runs on 2 destroys 3"
+
+
+def test_a_volume_whose_making_was_interrupted_is_in_nobodys_way(image: chains.Image) -> None:
+    """Its data file is there, with a header and nothing else; its parent is internal already, and has no leaf."""
+    image.meta(3).unlink()
+    assert [fault.name for fault in image.look().records[v(3)].faults] == ["metadata-unreadable"]
+    image.reconcile(2)
+    assert image.metadata(2).voltype == volume_metadata.LEAF
 
 
 def test_a_volume_without_data_and_metadata_of_use_names_nothing(image: chains.Image) -> None:
