@@ -28,7 +28,8 @@ class Settings:
 
     Attributes:
         handshake_seconds: from the connection to the end of the TLS handshake.
-        request_seconds: from the first byte of a request to its last, and again for taking the answer.
+        request_seconds: from the first byte of a request to its last, and again for taking the answer. The body of a
+            stream has no such limit; each piece of it has one of its own.
         idle_seconds: from an answer to the first byte of the next request. A TLS connection costs as much as dozens of
             calls, so clients are meant to keep theirs.
         linger_seconds: after a refusal, for what the peer had sent before it could know.
