@@ -360,6 +360,15 @@ def test_what_was_proved_is_flushed_before_the_answer_is_kept(
         assert all(answer.remembered for answer in found.answers.values())
 
 
+def test_a_merge_for_whose_proof_there_is_no_time_is_undone_without_harm(patterns: Callable[[str], Pattern]) -> None:
+    pattern = patterns("merged")
+    with pattern.copy() as image:
+        found = image.reconcile(6, prove_seconds=-1)
+        assert image.numbers(found) == [1, 2, 3, 4, 5, 6]
+        assert seen(image, followed(image, 6)) == pattern.truth
+        assert image.reconcile(6).chain.changes == ()
+
+
 def test_storage_that_cannot_flush_is_not_believed(
     patterns: Callable[[str], Pattern], monkeypatch: pytest.MonkeyPatch
 ) -> None:
