@@ -49,7 +49,7 @@ def check(player: history.Player, image: model.Image, result: chain.Chain, told:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_history_loses_what_the_guest_flushed(data: st.DataObject) -> None:
     player = history.Player(data.draw)

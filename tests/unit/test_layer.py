@@ -222,7 +222,7 @@ def test_hostile_tables_never_escape(tmp_path: Path) -> None:
     images.qemu_io(extended, "write -q -P 1 0 10k", "write -q -z 20k 8k", "write -q -c -P 9 64k 64k")
     path, places = tmp_path / "hostile", tables(tmp_path / "plain")
     outcomes = {"read": 0, "refused": 0}
-    for number in range(1500):
+    for number in range(600):
         data = bytearray(plain if number % 3 else extended.read_bytes())
         for _ in range(rng.randint(1, 4)):
             where = rng.choice([rng.choice(places), rng.randrange(len(data)), rng.randrange(120)])
@@ -237,7 +237,7 @@ def test_hostile_tables_never_escape(tmp_path: Path) -> None:
             outcomes["read"] += 1
         except layer.Unreadable:
             outcomes["refused"] += 1
-    assert min(outcomes.values()) > 100, outcomes
+    assert min(outcomes.values()) > 40, outcomes
 
 
 def test_damaged_tables_read_as_qemu_reads_them_or_not_at_all(tmp_path: Path) -> None:
