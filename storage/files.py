@@ -14,7 +14,7 @@ import mmap
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".new"
@@ -150,6 +150,23 @@ def sync(path: Path) -> None:
     """Flush a file that another program wrote, so that what is recorded about it next is true after a crash."""
     fd = os.open(path, _READ)
     try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def synced(path: Path) -> Iterator[None]:
+    """Let another program write to a file within a block, and flush the file after it.
+
+    The file is held open from before: the system tells of what it failed to write later only to who was there.
+
+    Raises:
+        OSError: what was written is not on disk.
+    """
+    fd = os.open(path, _READ)
+    try:
+        yield
         os.fsync(fd)
     finally:
         os.close(fd)

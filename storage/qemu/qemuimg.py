@@ -204,7 +204,7 @@ class QemuImg:
         stop: threading.Event | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        """Copy a guest's disk into one image. Not durable: sync the target afterwards.
+        """Copy a guest's disk into one image. Nothing of it is flushed: do that afterwards (`files.synced`).
 
         Args:
             existing: write into the target as it is, instead of making it.
@@ -216,7 +216,7 @@ class QemuImg:
             stop: ends the copy within a fraction of a second; raises Stopped, and the caller removes the target.
             progress: called with percent done, 0..100.
         """
-        arguments = ["convert", "-p", "-t", "writeback", "-f", _format(source_format), "-O", _format(target_format)]
+        arguments = ["convert", "-p", "-t", "unsafe", "-f", _format(source_format), "-O", _format(target_format)]
         arguments += ["-n"] if existing else []
         arguments += ["--target-is-zero"] if existing and zeroed else []
         arguments += ["-B", _absolute(beneath), "-F", _format(beneath_format)] if beneath else []

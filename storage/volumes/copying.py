@@ -202,20 +202,20 @@ def fill(
         _make_raw(path, wanted, task)
     else:
         _make_qcow2(path, wanted, compat, tool, task)
-    if wanted.origin:
-        tool.convert(
-            wanted.origin.path,
-            wanted.origin.data_format,
-            path,
-            wanted.data_format,
-            existing=True,
-            zeroed=beneath is None,
-            beneath=beneath,
-            beneath_format=wanted.parent_format if beneath else None,
-            stop=task.stopping,
-            progress=progress,
-        )
-    files.sync(path)
+    with files.synced(path):
+        if wanted.origin:
+            tool.convert(
+                wanted.origin.path,
+                wanted.origin.data_format,
+                path,
+                wanted.data_format,
+                existing=True,
+                zeroed=beneath is None,
+                beneath=beneath,
+                beneath_format=wanted.parent_format if beneath else None,
+                stop=task.stopping,
+                progress=progress,
+            )
     verify(path, wanted, compat)
 
 

@@ -14,7 +14,7 @@ import xmlrpc.client
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.benchmarks import listing, streams
+from tests.benchmarks import copying, listing, streams
 from tests.support import daemon, images
 
 MIB = 1 << 20
@@ -42,6 +42,7 @@ def main() -> int:
             _against_reference(empty, depth, repeats, target)
         _crowd(empty, crowded, repeats=200)
         listing.report(crowded, _CROWD, _say)
+        copying.report(empty, place, _say, size=2048 * MIB, repeats=6)
         streams.report(empty, place, _say, size=512 * MIB, repeats=5)
         _ping(empty, rounds=9, calls=400)
         _say("memory of the daemon after all that: MiB (VmRSS)", f"{_memory(empty.daemon):.1f}", "< 50")

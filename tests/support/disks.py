@@ -307,16 +307,18 @@ def wrapper(path: Path, body: str) -> Path:
 
 
 def killed_at(path: Path, command: str, seconds: str = "0.05") -> Path:
-    """A qemu-img that kills itself, like a crashing host, soon after it began a command."""
-    body = (
-        f'[ "$1" = {command} ] || exec qemu-img "$@"\nqemu-img "$@" & pid=$!\nsleep {seconds}; kill -9 $pid; kill -9 $$'
-    )
+    """A qemu-img that kills itself, like a crashing host, soon after it began to move data by a command.
+
+    Only the long form of a command, the one that reports progress, moves data; what undoes it must be let through.
+    """
+    run_and_die = f'qemu-img "$@" & pid=$!\nsleep {seconds}; kill -9 $pid; kill -9 $$'
+    body = f'[ "$1 $2" = "{command} -p" ] || exec qemu-img "$@"\n{run_and_die}'
     return wrapper(path, body)
 
 
 def sleeping_at(path: Path, command: str, marker: Path) -> Path:
     """A qemu-img that hangs in a command, having written its process id to a marker."""
-    return wrapper(path, f'[ "$1" = {command} ] || exec qemu-img "$@"\necho $$ > {marker}\nexec sleep 60')
+    return wrapper(path, f'[ "$1 $2" = "{command} -p" ] || exec qemu-img "$@"\necho $$ > {marker}\nexec sleep 60')
 
 
 def stopped_when(marker: Path, job: Callable[[tasks.Task], object]) -> Callable[[tasks.Task], object]:
