@@ -54,8 +54,9 @@ class Options:
 def serve(options: Options) -> int:
     """Run until a signal ends it, and give the exit code."""
     report: background.Report = background.Terminal()
-    with contextlib.ExitStack() as stack:
-        try:
+    # Failures are told only after the stack is undone: whoever hears of one must find no pid file any more.
+    try:
+        with contextlib.ExitStack() as stack:
             wanted = config.load(options.config_file, options.overrides)
             address = listen.resolve(wanted.server.listen)
             listen.check_safe(address, wanted)
@@ -66,11 +67,11 @@ def serve(options: Options) -> int:
             logs.start(wanted.log)
             stack.enter_context(pidfile.held(wanted.storage.repository / PID_FILE))
             return _run(wanted, address, security, report)
-        except config.Refused as error:
-            return report.failed(f"vdsmlite: {error}", REFUSED)
-        except (OSError, pidfile.Taken) as error:
-            log.error("the end: %s", error)
-            return report.failed(f"vdsmlite: {error}", FAILED)
+    except config.Refused as error:
+        return report.failed(f"vdsmlite: {error}", REFUSED)
+    except (OSError, pidfile.Taken) as error:
+        log.error("the end: %s", error)
+        return report.failed(f"vdsmlite: {error}", FAILED)
 
 
 def _run(

@@ -258,6 +258,9 @@ def busy(directory: Path) -> Iterator[tuple[daemon.Daemon, SlowTool, http.client
             top = (image.id, str(images.MIB), daemon.COW, daemon.SPARSE, daemon.DATA_DISK, str(uuid.uuid4()), "top")
             task = server.call("createVolume", pool.domain, pool.id, *top, image.id, image.leaf)["uuid"]
             wait_for(tool.begun.exists)
+            # Answered once, the connection is accepted: what is sent on it now is a request that the daemon has.
+            connection.request("POST", "/RPC2", xmlrpc.client.dumps((), "ping"), {"Content-Type": "text/xml"})
+            connection.getresponse().read()
             request = xmlrpc.client.dumps((pool.id, pool.domain, image.id, image.leaf), "prepareImage")
             connection.request("POST", "/RPC2", request, {"Content-Type": "text/xml"})
             yield server, tool, connection, task
