@@ -29,7 +29,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def read(path: Path, limit: int) -> bytes:
+def read(path: Path | str, limit: int) -> bytes:
     """Content of a small regular file.
 
     Args:
@@ -40,14 +40,18 @@ def read(path: Path, limit: int) -> bytes:
         OSError: EFBIG when the file is larger than the limit, EINVAL when it is not a regular file, else the system's.
     """
     fd = os.open(path, _READ | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb", buffering=0) as stream:
+    try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        data = stream.read(limit + 1) or b""
+        data, piece = b"", min(limit, max(info.st_size, 512)) + 1
+        while len(data) <= limit and (more := os.read(fd, piece)):
+            data += more
         if len(data) > limit or info.st_size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
         return data
+    finally:
+        os.close(fd)
 
 
 def replace(path: Path, data: bytes, mode: int = 0o660) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -94,6 +95,8 @@ def _run(
         may_connect=tls.name_check(security) if security else None,
     )
     listener.start()
+    # What is here now stays: the collector need not look through it again with every reply that is built.
+    gc.freeze()
 
     where = listen.show(*listener.address)
     log.info("vdsmlite %s, process %d, serves %s on %s", __version__, os.getpid(), wanted.storage.repository, where)

@@ -138,7 +138,7 @@ def _rest(records: walk.Records, gone: Collection[ids.VolumeId], steps: Sequence
     rest = {volume: here for volume, here in records.items() if volume not in gone}
     for step in steps:
         rest[step.volume] = here = records[step.volume]
-        if here.settled and here.metadata is not None:
+        if here.settled and here.metadata is not None and not here.link == here.parent == step.parent:
             parent = step.parent or ids.VolumeId(ids.BLANK)
             metadata = dataclasses.replace(here.metadata, parent=parent)
             rest[step.volume] = dataclasses.replace(here, link=step.parent, metadata=metadata)

@@ -58,7 +58,8 @@ def look(directory: Path, image: ids.ImageId, domain: ids.DomainId) -> Sight:
         raise errors.ImageDoesNotExistInSD(image=image, domain=domain) from None
     except OSError as error:
         raise errors.ImagePathError(image=image, reason=error.strerror) from error
-    found = {volume: _read(directory, volume, image) for volume in volumes}
+    place = str(directory)  # joining paths as objects would be a sixth of the work
+    found = {volume: _read(f"{place}/{volume}", volume, image) for volume in volumes}
     return Sight(image, directory, {volume: _crossed(here, found) for volume, here in found.items()})
 
 
@@ -81,21 +82,22 @@ class _File:
     gone: bool = False
 
 
-def _read(directory: Path, volume: ids.VolumeId, image: ids.ImageId) -> record.Record:
-    path = directory / f"{volume}{image_files.META_SUFFIX}"
+def _read(data: str, volume: ids.VolumeId, image: ids.ImageId) -> record.Record:
+    path = f"{data}{image_files.META_SUFFIX}"
     metadata, faults = _metadata(path, volume, image)
-    found = _file(directory / volume, volume, metadata)
+    found = _file(data, volume, metadata)
     if found.fault is not None and not (metadata is None and found.fault.name == "header-unreadable"):
         faults.append(found.fault)
-    text = backing_format = None
+    text = backing_format = link = None
     if found.header is not None:
-        faults += record.header_faults(volume, found.header, image)
         text, backing_format = found.header.backing_name, found.header.backing_format
+        link = None if text is None else record.link_of(text, image)
+        faults += record.header_faults(volume, found.header, link)
     return record.Record(
         volume=volume,
         own=metadata is None or metadata.image == image,
         metadata=metadata,
-        link=None if text is None else record.link_of(text, image),
+        link=link,
         text=text,
         backing_format=backing_format,
         faults=tuple(faults),
@@ -109,7 +111,7 @@ def _read(directory: Path, volume: ids.VolumeId, image: ids.ImageId) -> record.R
 
 
 def _metadata(
-    path: Path, volume: ids.VolumeId, image: ids.ImageId
+    path: str, volume: ids.VolumeId, image: ids.ImageId
 ) -> tuple[volume_metadata.VolumeMetadata | None, list[record.Fault]]:
     try:
         metadata = volume_metadata.parse(files.read(path, volume_metadata.READ_LIMIT))
@@ -129,7 +131,7 @@ def _metadata(
     return metadata, faults
 
 
-def _marked(path: Path, metadata: volume_metadata.VolumeMetadata | None) -> int:
+def _marked(path: str, metadata: volume_metadata.VolumeMetadata | None) -> int:
     """When an ILLEGAL volume got its mark, or its record was last written for another reason."""
     if metadata is None or metadata.legality != volume_metadata.ILLEGAL:
         return 0
@@ -139,7 +141,7 @@ def _marked(path: Path, metadata: volume_metadata.VolumeMetadata | None) -> int:
         return NEVER
 
 
-def _file(path: Path, volume: ids.VolumeId, metadata: volume_metadata.VolumeMetadata | None) -> _File:
+def _file(path: str, volume: ids.VolumeId, metadata: volume_metadata.VolumeMetadata | None) -> _File:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -190,7 +192,7 @@ def in_use(sight: Sight, volumes: Iterable[ids.VolumeId]) -> dict[ids.VolumeId, 
     for volume in volumes:
         here = sight.records[volume]
         if here.own and not any(fault.name == "data-missing" for fault in here.faults):
-            holders = imagelock.holders(sight.directory / volume)
+            holders = imagelock.holders(f"{sight.directory}/{volume}")
             if holders:
                 found[volume] = holders
     return found

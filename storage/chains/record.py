@@ -116,8 +116,8 @@ def printable(text: str) -> str:
     return re.sub(r"[^\x20-\x7e]", lambda found: found.group().encode("unicode_escape", "replace").decode(), text)[:200]
 
 
-def header_faults(volume: ids.VolumeId, header: qcow2.Header, image: ids.ImageId) -> tuple[Fault, ...]:
-    """What in a readable header keeps us from relying on the image."""
+def header_faults(volume: ids.VolumeId, header: qcow2.Header, link: ids.VolumeId | None) -> tuple[Fault, ...]:
+    """What in a readable header keeps us from relying on the image; `link` is what its backing name means."""
     found = []
     if header.unknown_features:
         text = f"header needs unknown features: {', '.join(header.unknown_features)}"
@@ -132,7 +132,7 @@ def header_faults(volume: ids.VolumeId, header: qcow2.Header, image: ids.ImageId
     if header.snapshots:
         found.append(Fault("internal-snapshots", volume, "image holds internal snapshots", _INVALID))
     if header.backing_name is not None:
-        if link_of(header.backing_name, image) is None:
+        if link is None:
             text = f"backing name '{printable(header.backing_name)}' leads out of the image"
             found.append(Fault("backing-outside", volume, text, _INVALID))
         elif header.backing_format not in ("qcow2", "raw"):

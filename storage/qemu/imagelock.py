@@ -38,7 +38,7 @@ class Holders:
         return self.readers or self.writer
 
 
-def holders(path: Path) -> Holders:
+def holders(path: Path | str) -> Holders:
     """Ask who has an image open; changes nothing and blocks nobody.
 
     Args:

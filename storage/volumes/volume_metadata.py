@@ -145,18 +145,19 @@ def _split(data: bytes) -> tuple[dict[str, str], list[str]]:
         problems.append(f"longer than {READ_LIMIT} bytes")
     data = data.rstrip(b"\0")
     # A record with nothing odd in it, which is nearly every one, is looked through once and not line by line.
-    odd = not _is_utf8(data) or unsafe_character(data.decode().replace("\n", "")) is not None
-    for line in data.split(b"\n"):
-        text = line.decode("utf-8", "replace").strip()
-        if text.startswith(_END):
+    lines = data.decode("utf-8", "surrogateescape").split("\n")
+    odd = _UNSAFE.search("".join(lines)) is not None
+    for line in lines:
+        key, separator, value = line.partition("=")
+        key, value = key.strip(), value.strip()
+        if key.startswith(_END):
             break
-        key, separator, value = text.partition("=")
-        key, value = key.rstrip(), value.strip()
         if not separator or not key:
             continue
         if odd:
-            value = _UNSAFE.sub(" ", value).strip()  # old records may hold tabs in a description
             problems += _oddities(line, key)
+            value = _UNSAFE.sub(" ", _readable(value)).strip()  # old records may hold tabs in a description
+            key = _readable(key)
         if key in values:
             problems.append(f"{key!r:.40} comes twice")
         else:
@@ -164,17 +165,15 @@ def _split(data: bytes) -> tuple[dict[str, str], list[str]]:
     return values, problems
 
 
-def _oddities(line: bytes, key: str) -> list[str]:
-    problems = [] if _is_utf8(line) else [f"{key!r:.40} is not UTF-8"]
-    return problems if unsafe_character(key) is None else [*problems, f"{key!r:.40} is not a key"]
+def _oddities(line: str, key: str) -> list[str]:
+    problems = [f"{_readable(key)!r:.40} is not UTF-8"] if _readable(line) != line else []
+    odd = unsafe_character(_readable(key)) is not None
+    return [*problems, f"{_readable(key)!r:.40} is not a key"] if odd else problems
 
 
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+def _readable(text: str) -> str:
+    """The text with a replacement for every byte that was no UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _fault(key: str, value: str) -> str | None:
