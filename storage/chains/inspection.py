@@ -66,7 +66,7 @@ def look(directory: Path, image: ids.ImageId, domain: ids.DomainId) -> Sight:
 def _volumes(names: Iterable[str]) -> list[ids.VolumeId]:
     """Ids that appear as a data file or as a metadata file: a volume that lost one of the two is still a volume."""
     stems = {name.removesuffix(image_files.META_SUFFIX) for name in names}
-    return [ids.VolumeId(stem) for stem in sorted(stems) if ids.is_id(stem)]
+    return [ids.VolumeId.known(stem) for stem in sorted(stems) if ids.is_id(stem)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,7 +108,7 @@ def link_of(text: str, image: ids.ImageId) -> ids.VolumeId | None:
     prefix = f"../{image}/"
     while text.startswith(prefix):
         text = text[len(prefix) :]
-    return ids.VolumeId(text) if ids.is_id(text) else None
+    return ids.VolumeId.known(text) if ids.is_id(text) else None
 
 
 def printable(text: str) -> str:

@@ -52,14 +52,16 @@ def holders(path: Path | str) -> Holders:
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise OSError(errno.EINVAL, "neither a regular file nor a block device", str(path))
+        if not _is_held(fd, _USES.start, len(_USES)):  # one question, where nobody has it open
+            return Holders(readers=False, writer=False)
         held = [byte for byte in _USES if _is_held(fd, byte)]
     finally:
         os.close(fd)
     return Holders(readers=bool(held), writer=_WRITES in held)
 
 
-def _is_held(fd: int, byte: int) -> bool:
-    """Whether anyone locks this byte. Only a write lock would conflict with qemu's, so that is what is asked about."""
-    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+def _is_held(fd: int, byte: int, count: int = 1) -> bool:
+    """Whether anyone locks any of these bytes. Only a write lock conflicts with qemu's, so that is asked about."""
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, count, 0)
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, question)
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

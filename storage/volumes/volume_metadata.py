@@ -102,9 +102,9 @@ def parse(data: bytes) -> VolumeMetadata:
     if problems:
         raise errors.MetaDataValidationError(object=_OBJECT, reason="; ".join(problems[:4]))
     return VolumeMetadata(
-        domain=ids.DomainId(values["DOMAIN"]),
-        image=ids.ImageId(values["IMAGE"]),
-        parent=ids.VolumeId(values["PUUID"]),
+        domain=ids.DomainId.known(values["DOMAIN"]),
+        image=ids.ImageId.known(values["IMAGE"]),
+        parent=ids.VolumeId.known(values["PUUID"]),
         capacity=int(values["CAP"]) if "CAP" in values else int(values["SIZE"]) * SECTOR,
         format=values["FORMAT"],
         type=values["TYPE"],
