@@ -16,7 +16,7 @@ import trustme
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rpc import connection, server, tls
-from tests.support import fake_api, wire
+from tests.support import fake_api, hostile, wire
 
 Pair = tuple[server.Server, fake_api.FakeApi]
 
@@ -93,47 +93,9 @@ def test_a_client_that_asks_first_is_told_to_go_on(pair: Pair) -> None:
 # ---------------------------------------------------------------- broken requests
 
 BODY = wire.ping()
-HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
-LENGTH = b"Content-Length: %d\r\n" % len(BODY)
-
-BROKEN = {
-    "negative length": HEAD + b"Content-Length: -1\r\n\r\n" + BODY,
-    "underscores in length": HEAD + b"Content-Length: 1_0_4\r\n\r\n" + BODY,
-    "sign in length": HEAD + b"Content-Length: +%d\r\n\r\n" % len(BODY) + BODY,
-    "endless length": HEAD + b"Content-Length: 1000000000000\r\n\r\n" + BODY,
-    "body over the cap": HEAD + b"Content-Length: 1048577\r\n\r\n" + b"a" * 1048577,
-    "two lengths": HEAD + LENGTH + b"Content-Length: 5\r\n\r\n" + BODY,
-    "same length twice": HEAD + LENGTH + LENGTH + b"\r\n" + BODY,
-    "no length": HEAD + b"\r\n" + BODY,
-    "chunked": HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-    "chunked with length": HEAD + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n" + BODY,
-    "version 9.9": HEAD.replace(b"1.1", b"9.9") + LENGTH + b"\r\n" + BODY,
-    "version 0.9": b"GET /\r\n\r\n",
-    "bare line feeds": (HEAD + LENGTH + b"\r\n").replace(b"\r\n", b"\n") + BODY,
-    "one bare line feed": HEAD + b"A: b\n" + LENGTH + b"\r\n" + BODY,
-    "bare carriage return": HEAD + b"A: b\rc\r\n" + LENGTH + b"\r\n" + BODY,
-    "space before colon": HEAD + LENGTH.replace(b":", b" :") + b"\r\n" + BODY,
-    "folded header": HEAD + b"A: b\r\n c\r\n" + LENGTH + b"\r\n" + BODY,
-    "nul in header": HEAD + b"A: \0\r\n" + LENGTH + b"\r\n" + BODY,
-    "binary junk": bytes(range(256)) * 20,
-    "tls hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xaa" * 500,
-    "long target": b"POST /" + b"a" * 70_000 + b" HTTP/1.1\r\n" + LENGTH + b"\r\n" + BODY,
-    "200 headers": HEAD + b"A: b\r\n" * 200 + LENGTH + b"\r\n" + BODY,
-    "header of 1 MiB": HEAD + b"A: " + b"a" * 1048576 + b"\r\n" + LENGTH + b"\r\n" + BODY,
-    "gzip": HEAD + LENGTH + b"Content-Encoding: gzip\r\n\r\n" + BODY,
-    "get": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "put": wire.post(BODY).replace(b"POST", b"PUT"),
-    "delete": wire.post(BODY).replace(b"POST", b"DELETE"),
-    "lower-case method": wire.post(BODY).replace(b"POST", b"post"),
-    "get json": b"GET /jsonrpc HTTP/1.1\r\nHost: a\r\n\r\n",
-    "unknown path": wire.post(BODY, "/nonsense"),
-    "path that climbs": wire.post(BODY, "/../../etc/passwd"),
-    "encoded path": wire.post(BODY, "/%52PC2"),
-    "web page": wire.post(BODY, Origin="http://evil.example"),
-}
 
 
-@pytest.mark.parametrize("request_bytes", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("request_bytes", hostile.HTTP_BROKEN.values(), ids=hostile.HTTP_BROKEN)
 def test_a_broken_request_is_refused_and_its_connection_ended(
     pair: Pair, request_bytes: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -150,7 +112,7 @@ def test_a_broken_request_is_refused_and_its_connection_ended(
 
 
 def test_methods_that_are_allowed_are_named(pair: Pair) -> None:
-    response = wire.talk(pair[0].address, BROKEN["get"])
+    response = wire.talk(pair[0].address, hostile.HTTP_BROKEN["get"])
     assert wire.status(response) == 405
     assert b"Allow: POST\r\n" in response
 
@@ -285,9 +247,9 @@ def test_no_thread_and_no_descriptor_is_left(pair: Pair) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    wire.talk(pair[0].address, BROKEN["get"])
+    wire.talk(pair[0].address, hostile.HTTP_BROKEN["get"])
     before = descriptors()
-    for request in list(BROKEN.values()) * 2:
+    for request in list(hostile.HTTP_BROKEN.values()) * 2:
         wire.talk(pair[0].address, request)
     assert pair[0].stop(wire.PATIENCE)
     assert descriptors() <= before

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rpc import bridge, http, jsonrpc
-from tests.support import fake_api
+from tests.support import fake_api, hostile
 
 ID = fake_api.ID
 MIB = 1024 * 1024
@@ -145,37 +145,7 @@ def test_a_batch_is_bounded(peer: Peer, calls: list[Any]) -> None:
     assert peer.api.calls == 0
 
 
-NOT_ACCEPTED = {
-    "nothing": b"",
-    "text": b"hello",
-    "xml": b"<methodCall/>",
-    "cut": b'{"jsonrpc": "2.0", "meth',
-    "two values": b"1 2",
-    "nan": b"[NaN]",
-    "infinity": b"[-Infinity]",
-    "1e999": b"[1e999]",
-    "huge int": b"[" + b"9" * 20 + b"]",
-    "endless int": b"[" + b"9" * 1_000_000 + b"]",
-    "endless fraction": b"[1." + b"9" * 1_000_000 + b"]",
-    "key twice": b'{"a": 1, "a": 1}',
-    "inner key twice": b'[{"b": {"a": 1, "a": 1}}]',
-    "half a surrogate pair": b'["\\ud800"]',
-    "half a pair in a key": b'{"\\udfff": 1}',
-    "bad utf-8": b'["\xff"]',
-    "utf-16": '["a"]'.encode("utf-16"),
-    "byte order mark": b"\xef\xbb\xbf[]",
-    "control character": b'["\x01"]',
-    "single quotes": b"{'a': 1}",
-    "trailing comma": b"[1,]",
-    "comment": b"[] // x",
-    "endless depth": b"[" * MIB,
-    "endless objects": (b'{"a":' * MIB)[:MIB],
-    "33 deep": b"[" * 33 + b"]" * 33,
-    "many elements": b"[" + b"1," * 500_000 + b"1]",
-}
-
-
-@pytest.mark.parametrize("body", NOT_ACCEPTED.values(), ids=NOT_ACCEPTED)
+@pytest.mark.parametrize("body", hostile.JSON_NOT_ACCEPTED.values(), ids=hostile.JSON_NOT_ACCEPTED)
 def test_json_that_is_not_accepted_is_a_parse_error(peer: Peer, body: bytes) -> None:
     tracemalloc.start()
     try:

@@ -10,98 +10,18 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rpc import bridge, http, xmlcodec, xmlrpc
-from tests.support import fake_api
+from tests.support import fake_api, hostile
 
 ID = fake_api.ID
-HEAD = "<methodCall><methodName>m</methodName><params>"
-TAIL = "</params></methodCall>"
 MIB = 1024 * 1024
 
 
-def with_value(inner: str) -> bytes:
-    return f"{HEAD}<param><value>{inner}</value></param>{TAIL}".encode()
-
-
-def laughs(levels: int) -> bytes:
-    entities = '<!ENTITY l0 "lol">' + "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, levels + 1))
-    return f"<?xml version='1.0'?><!DOCTYPE l [{entities}]>".encode() + with_value(f"&l{levels};")
-
-
-DOCUMENT_TYPES = {
-    "10^9 laughs": laughs(9),
-    "10^6 laughs": laughs(6),
-    "utf-16 laughs": laughs(6).decode().encode("utf-16"),
-    "quadratic": f'<!DOCTYPE q [<!ENTITY a "{"a" * 50000}">]>'.encode() + with_value("&a;" * 1000),
-    "external entity": b'<!DOCTYPE e [<!ENTITY e SYSTEM "file:///etc/passwd">]>' + with_value("&e;"),
-    "parameter entity": b'<!DOCTYPE e [<!ENTITY % p SYSTEM "http://127.0.0.1:1/x">%p;]>' + with_value(""),
-    "external subset": b'<!DOCTYPE e SYSTEM "http://127.0.0.1:1/x.dtd">' + with_value(""),
-    "empty document type": b"<!DOCTYPE e>" + with_value(""),
-}
-
-TOO_MUCH = {
-    "deep arrays": (HEAD + "<param>" + "<value><array><data>" * 100_000).encode()[:MIB],
-    "deep structs": (HEAD + "<param>" + "<value><struct><member><name>a</name>" * 100_000).encode()[:MIB],
-    "33 deep": with_value("<array><data><value>" * 33 + "</value></data></array>" * 33),
-    "many arguments": (HEAD + "<param><value/></param>" * 500_000).encode()[:MIB],
-    "65 arguments": (HEAD + "<param><value/></param>" * 65 + TAIL).encode(),
-    "many values": (HEAD + "<param><value><array><data>" + "<value/>" * 500_000).encode()[:MIB],
-    "many attributes": ("<methodCall " + " ".join(f'a{n}=""' for n in range(100_000))).encode()[:MIB] + b"/>",
-    "long int": with_value(f"<int>{'9' * 1_000_000}</int>"),
-    "long double": with_value(f"<double>{'9' * 1_000_000}</double>"),
-}
-
-NO_CALLS = {
-    "two names": b"<methodCall><methodName>a</methodName><methodName>b</methodName></methodCall>",
-    "no name": b"<methodCall><params/></methodCall>",
-    "empty call": b"<methodCall/>",
-    "a response": b"<methodResponse><params/></methodResponse>",
-    "html": b"<html><body/></html>",
-    "value outside": f"{HEAD}<value>x</value>{TAIL}".encode(),
-    "empty param": f"{HEAD}<param/>{TAIL}".encode(),
-    "two values": f"{HEAD}<param><value/><value/></param>{TAIL}".encode(),
-    "two types": with_value("<int>1</int><int>2</int>"),
-    "mixed content": with_value("x<int>1</int>"),
-    "unknown type": with_value("<float>1</float>"),
-    "base64": with_value("<base64>AAAA</base64>"),
-    "date": with_value("<dateTime.iso8601>20261101T00:00:00</dateTime.iso8601>"),
-    "element in text": with_value("<string><b>x</b></string>"),
-    "int with spaces": with_value("<int> 1</int>"),
-    "int with underscore": with_value("<int>1_0</int>"),
-    "full-width int": with_value("<int>\uff11</int>"),
-    "empty int": with_value("<int/>"),
-    "int of 65 bits": with_value(f"<i8>{2**63}</i8>"),
-    "true": with_value("<boolean>true</boolean>"),
-    "nan": with_value("<double>nan</double>"),
-    "infinite": with_value("<double>1e999</double>"),
-    "full nil": with_value("<nil>x</nil>"),
-    "member without value": with_value("<struct><member><name>a</name></member></struct>"),
-    "member without name": with_value("<struct><member><value/></member></struct>"),
-    "member twice": with_value("<struct>" + "<member><name>a</name><value/></member>" * 2 + "</struct>"),
-    "array without data": with_value("<array/>"),
-    "array with two": with_value("<array><data/><data/></array>"),
-}
-
-NOT_XML = {
-    "nothing": b"",
-    "text": b"hello",
-    "json": b'{"jsonrpc": "2.0"}',
-    "cut": HEAD.encode(),
-    "two roots": with_value("") * 2,
-    "bad utf-8": HEAD.encode() + b"\xff",
-    "nul": with_value("\0"),
-    "unknown entity": with_value("&nbsp;"),
-    "unknown encoding": b"<?xml version='1.0' encoding='rot13'?><a/>",
-    "odd encoding": b"<?xml version='1.0' encoding='utf-7'?><a/>",
-    "one long tag": b"<" + b"a" * 1_000_000,
-}
-
-
-@pytest.mark.parametrize("body", DOCUMENT_TYPES.values(), ids=DOCUMENT_TYPES)
+@pytest.mark.parametrize("body", hostile.XML_DOCUMENT_TYPES.values(), ids=hostile.XML_DOCUMENT_TYPES)
 def test_a_document_type_is_refused_before_it_costs_anything(body: bytes) -> None:
     assert_refused_cheaply(body, well_formed=False)
 
 
-@pytest.mark.parametrize("body", TOO_MUCH.values(), ids=TOO_MUCH)
+@pytest.mark.parametrize("body", hostile.XML_TOO_MUCH.values(), ids=hostile.XML_TOO_MUCH)
 def test_too_much_is_refused_before_it_is_built(body: bytes) -> None:
     assert_refused_cheaply(body, well_formed=True)
 
@@ -119,14 +39,14 @@ def assert_refused_cheaply(body: bytes, *, well_formed: bool) -> None:
     assert peak < 2 * MIB + 2 * len(body)
 
 
-@pytest.mark.parametrize("body", NO_CALLS.values(), ids=NO_CALLS)
+@pytest.mark.parametrize("body", hostile.XML_NO_CALLS.values(), ids=hostile.XML_NO_CALLS)
 def test_xml_that_is_no_call_is_refused(body: bytes) -> None:
     with pytest.raises(xmlcodec.DecodeError) as refusal:
         xmlcodec.decode(body)
     assert refusal.value.well_formed
 
 
-@pytest.mark.parametrize("body", NOT_XML.values(), ids=NOT_XML)
+@pytest.mark.parametrize("body", hostile.XML_NOT_WELL_FORMED.values(), ids=hostile.XML_NOT_WELL_FORMED)
 def test_what_is_no_xml_is_refused(body: bytes) -> None:
     with pytest.raises(xmlcodec.DecodeError) as refusal:
         xmlcodec.decode(body)
@@ -153,7 +73,7 @@ def test_what_is_no_xml_is_refused(body: bytes) -> None:
     ],
 )
 def test_values_are_read(inner: str, value: Any) -> None:
-    method, params = xmlcodec.decode(with_value(inner))
+    method, params = xmlcodec.decode(hostile.with_value(inner))
     assert method == "m"
     assert params == [value]
     assert type(params[0]) is type(value)
@@ -161,7 +81,7 @@ def test_values_are_read(inner: str, value: Any) -> None:
 
 def test_a_call_needs_no_params_and_may_be_in_another_encoding() -> None:
     assert xmlcodec.decode(b"<methodCall><methodName>m</methodName></methodCall>") == ("m", [])
-    latin = "<?xml version='1.0' encoding='iso-8859-1'?>" + with_value("\xe4").decode()
+    latin = "<?xml version='1.0' encoding='iso-8859-1'?>" + hostile.with_value("\xe4").decode()
     assert xmlcodec.decode(latin.encode("latin-1")) == ("m", ["\xe4"])
 
 
@@ -285,7 +205,9 @@ def test_an_unknown_method_is_fault_1(peer: Peer, name: str) -> None:
     assert fault.value.faultCode == 1
 
 
-@pytest.mark.parametrize(("body", "code"), [(b"<a", -32700), (laughs(6), -32700), (NO_CALLS["base64"], -32600)])
+@pytest.mark.parametrize(
+    ("body", "code"), [(b"<a", -32700), (hostile.laughs(6), -32700), (hostile.XML_NO_CALLS["base64"], -32600)]
+)
 def test_a_body_that_is_no_call_is_a_fault(peer: Peer, body: bytes, code: int) -> None:
     with pytest.raises(stdlib.Fault) as fault:
         loads(peer.post(body))
