@@ -3,6 +3,9 @@
 Formats are always given, never probed: a guest can write a qcow2 header into its raw disk. Paths are absolute, so that
 none can be read as an option, a protocol or ``json:``. JSON is believed on success only. Callers check a header with
 `storage.qcow2` before a tool opens the image: a writer follows an external data file into a foreign file.
+
+The tables of an image may be written as late as when it is closed. When that fails, the tool complains and ends with 0
+all the same, so whatever a change complains of has failed.
 """
 
 import dataclasses
@@ -28,6 +31,7 @@ _FORMATS = ("raw", "qcow2")
 _COMPATS = ("0.10", "1.1")
 _PREALLOCATIONS = ("off", "metadata", "falloc", "full")
 _LOCKED = re.compile(rb"Failed to (get|lock) .{0,40}lock|Is another process using the image")
+_LATE = re.compile(rb"^qemu-img: (?!warning: ).+", re.MULTILINE)
 _PROGRESS = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 _NO_CHECK = 63
 
@@ -159,7 +163,7 @@ class QemuImg:
         if backing is not None:
             arguments += ["-u", "-F", _format(backing_format), "-b", _backing(backing)]
         limits = self._long if preallocation in ("falloc", "full") else self._quick
-        self._run(*arguments, "--", _absolute(path), str(size), limits=limits, stop=stop)
+        self._change(*arguments, "--", _absolute(path), str(size), limits=limits, stop=stop)
 
     def rebase_unsafe(self, path: Path, backing: str | None, backing_format: str | None) -> None:
         """Change only the backing name and format in a qcow2 header; no data moves, no backing file is opened.
@@ -168,10 +172,10 @@ class QemuImg:
             backing: name to record; None removes it.
         """
         if backing is None:
-            self._run("rebase", "-q", "-u", "-f", "qcow2", "-b", "", "--", _absolute(path))
+            self._change("rebase", "-q", "-u", "-f", "qcow2", "-b", "", "--", _absolute(path))
             return
         names = ["-F", _format(backing_format), "-b", _backing(backing)]
-        self._run("rebase", "-q", "-u", "-f", "qcow2", *names, "--", _absolute(path))
+        self._change("rebase", "-q", "-u", "-f", "qcow2", *names, "--", _absolute(path))
 
     def check(self, path: Path, fmt: str) -> Check:
         """Check the tables of one layer. It opens the backing chain too: check the names in it first."""
@@ -265,7 +269,7 @@ class QemuImg:
         Args:
             size: virtual size in bytes.
         """
-        self._run("resize", "-q", "-f", _format(fmt), "--", _absolute(path), str(size))
+        self._change("resize", "-q", "-f", _format(fmt), "--", _absolute(path), str(size))
 
     def measure(self, path: Path, fmt: str, target_format: str, *, preallocated: bool = False) -> int:
         """Bytes of file that a copy of the disk, read through its chain, takes at most.
@@ -297,7 +301,7 @@ class QemuImg:
         """
         option = {"create": "-c", "apply": "-a", "delete": "-d"}[action]
         # Its cost follows the tables of the image, which may be large.
-        self._run("snapshot", "-q", option, name, _absolute(path), limits=self._long)
+        self._change("snapshot", "-q", option, name, _absolute(path), limits=self._long)
 
     def map_layer(self, path: Path, fmt: str) -> list[dict[str, Any]]:
         """What one layer holds as qemu sees it, without its backing file: rows of start, length, present, data."""
@@ -317,7 +321,20 @@ class QemuImg:
             if found and progress:
                 progress(float(found[-1]))
 
-        return self._run(*arguments, limits=self._long, stop=stop, on_output=report)
+        return self._change(*arguments, limits=self._long, stop=stop, on_output=report)
+
+    def _change(
+        self,
+        *arguments: str,
+        limits: child.Limits | None = None,
+        stop: threading.Event | None = None,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> child.Result:
+        """Run what writes to an image. Failed also when the tool ends with 0 and says that it could not write all."""
+        result = self._run(*arguments, limits=limits, stop=stop, on_output=on_output)
+        if late := _LATE.findall(result.stderr):
+            raise Failed(result.code, _printable(b"\n".join(late)))
+        return result
 
     def _json(self, *arguments: str, expect: type = dict) -> Any:
         return _parse(self._run(*arguments), expect)

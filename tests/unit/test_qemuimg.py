@@ -255,6 +255,18 @@ def test_a_signal_is_blamed_on_the_image(tmp_path: Path) -> None:
     assert caught.value.code == -signal.SIGSEGV
 
 
+def test_a_table_that_could_not_be_written_at_the_end_is_a_failure(tmp_path: Path) -> None:
+    """qemu-img rebase ends with 0 when the tables of what it copied cannot be written as it closes the image."""
+    complaint = "qemu-img: Failed to flush the L2 table cache: No space left on device"
+    tool = fake(tmp_path, f"echo '{complaint}' >&2; exit 0")
+    with pytest.raises(qemuimg.Failed, match="L2 table cache: No space left") as caught:
+        tool.rebase(tmp_path / "x", "base", "qcow2")
+    assert caught.value.code == 0
+    with pytest.raises(qemuimg.Failed):
+        tool.snapshot(tmp_path / "x", "create", "name")
+    fake(tmp_path, "echo 'qemu-img: warning: all is well' >&2").rebase(tmp_path / "x", "base", "qcow2")
+
+
 @pytest.mark.parametrize(
     "answer",
     [
