@@ -14,6 +14,7 @@ afterwards, by whoever comes across such a directory.
 request was checked before the first change, and half a volume is of no use to anybody.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -55,11 +56,13 @@ def delete_volumes(
     """
     check(domain, image_id, volume_ids, force=force)
     image.sweep(domain, image_id)
+    held = image.contents(domain, image_id)
     for volume_id in volume_ids:
         task.check()
-        task.push(steps.finish_delete(domain.id, image_id, volume_id))
-        remove_volume(domain, image_id, volume_id)
-        task.clear_recoveries()
+        with _unused(domain, held, [volume_id]):
+            task.push(steps.finish_delete(domain.id, image_id, volume_id))
+            remove_volume(domain, image_id, volume_id)
+            task.clear_recoveries()
 
 
 def check(
@@ -130,7 +133,16 @@ def finish_volume(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.Vo
     marked = found is not None and held.is_own(volume_id) and found.legality == volume_metadata.ILLEGAL
     if marked or not os.path.lexists(data):
         check(domain, image_id, [volume_id], force=True)
-        remove_volume(domain, image_id, volume_id)
+        with _unused(domain, held, [volume_id]):
+            remove_volume(domain, image_id, volume_id)
+
+
+def _unused(
+    domain: image.Domain, held: image.Contents, volume_ids: Sequence[ids.VolumeId]
+) -> contextlib.AbstractContextManager[None]:
+    """See `volume.reserved`. A template's link is left out: other images may run on it, and its data stays."""
+    own = [volume_id for volume_id in volume_ids if volume_id in held and held.is_own(volume_id)]
+    return volume.reserved(image.paths(domain, held.image, volume_id).data for volume_id in own)
 
 
 # ---------------------------------------------------------------- images
@@ -151,12 +163,10 @@ def retire(domain: image.Domain, image_id: ids.ImageId) -> None:
     templates = [volume_id for volume_id in held.own() if _may_be_template(held, volume_id)]
     if users := template.users(domain, image_id, templates):
         raise errors.CannotDeleteSharedVolume(volume=_listed(templates), users=_listed(users))
-    for volume_id in held.own():
-        if reason := volume.busy(image.paths(domain, image_id, volume_id).data):
-            raise errors.VolumeIsBusy(volume=volume_id, reason=reason)
     try:
         purge(domain, image_id)  # of an earlier image of this id
-        files.rename(domain.image_directory(image_id), tombstone_of(domain, image_id))
+        with _unused(domain, held, held.own()):
+            files.rename(domain.image_directory(image_id), tombstone_of(domain, image_id))
     except OSError as error:
         raise errors.ImageDeleteError(image=image_id, reason=error.strerror or str(error)) from error
     log.info("deleted image %s", image_id)

@@ -346,9 +346,10 @@ class _Work:
         """Step 3: put the file that has all data in the place of the successor's."""
         self._task.check()
         ancestor, successor = self._plan.ancestor.metadata, self._plan.successor
-        mark(self._domain, self._image, successor.volume, _ILLEGAL)
-        files.link(successor.path, self._names.old)
-        files.put_over(new, successor.path)
+        with volume.reserved([successor.path]):
+            mark(self._domain, self._image, successor.volume, _ILLEGAL)
+            files.link(successor.path, self._names.old)
+            files.put_over(new, successor.path)
         tell_format(self._domain, self._image, self._plan.above, successor.volume, ancestor.format, self._tool)
         self._settle(format=ancestor.format, type=ancestor.type)
 

@@ -23,6 +23,7 @@ A crash between 1 and 2 leaves an image that is missing until the recovery ran; 
 The marker proves who made an image, so the rollback of one task never removes the work of another.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -102,9 +103,10 @@ class Staging:
             data = image.encoded(metadata, self.version, volume_id)
             files.create(image.paths(self, self.image, volume_id).meta, data, mode=image.RECORD_MODE)
         final = self._domain.image_directory(self.image)
-        if os.path.lexists(final):
-            files.rename(final, _old(self._domain, self.image, self.task.id))
-        files.rename(self.place, final)
+        with _unused(self._domain, self.image):
+            if os.path.lexists(final):
+                files.rename(final, _old(self._domain, self.image, self.task.id))
+            files.rename(self.place, final)
 
     def close(self) -> None:
         """Remove what proves whose work it was, and the image that was overwritten; repeatable."""
@@ -141,13 +143,20 @@ def undo(domain: image.Domain, image_id: ids.ImageId, task_id: ids.TaskId, *, or
             files.unlink(marker)
             files.remove_tree(old)
             return
-        for volume_id in image.contents(domain, image_id).own():
-            if reason := volume.busy(image.paths(domain, image_id, volume_id).data):
-                raise errors.VolumeIsBusy(volume=volume_id, reason=reason)
-        files.rename(final, place)
+        with _unused(domain, image_id):
+            files.rename(final, place)
     if os.path.lexists(old) and not os.path.lexists(final):
         files.rename(old, final)
     files.remove_tree(place)
+
+
+def _unused(domain: image.Domain, image_id: ids.ImageId) -> contextlib.AbstractContextManager[None]:
+    """Nobody may have an image open that steps aside, nor open it meanwhile; see `volume.reserved`."""
+    try:
+        held = image.contents(domain, image_id)
+    except errors.ImageDoesNotExistInSD:
+        return contextlib.nullcontext()
+    return volume.reserved(image.paths(domain, image_id, volume_id).data for volume_id in held.own())
 
 
 def recover(services: Services, task: tasks.Task, params: tuple[str, ...]) -> None:

@@ -111,9 +111,10 @@ def _build(
     for each in wanted:
         copying.build(staged, each, tool, meter.next())
     task.check()
-    task.push(steps.finish_sync(target.id, image_id, list(brought)))
-    finish(target, image_id, task.id, list(brought))
-    task.clear_recoveries()
+    with volume.reserved(layer.path for layer in there if layer.volume in brought):
+        task.push(steps.finish_sync(target.id, image_id, list(brought)))
+        finish(target, image_id, task.id, list(brought))
+        task.clear_recoveries()
     staged.close()
     files.remove_tree(staged.place)
 

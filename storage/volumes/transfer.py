@@ -28,7 +28,7 @@ from typing import Protocol
 
 from storage import errors, files, filewriter, ids
 from storage.jobs import tasks
-from storage.volumes import image, incoming, steps, volume_metadata
+from storage.volumes import image, incoming, steps, volume, volume_metadata
 
 log = logging.getLogger(__name__)
 
@@ -127,18 +127,18 @@ def receive(
     """
     length = source.begin(task.id, task.check)
     chosen.check_length(length)
-    chosen.check_idle()
     task.check()
-    task.push(steps.transfer(domain.id, image_id, chosen.volume, chosen.metadata.generation))
-    marked = _marked(chosen.metadata)
-    image.write_metadata(domain, image_id, chosen.volume, marked)
-    try:
-        _write(chosen, length, source, task)
-        incoming.verify(chosen, domain.version)
-    except OSError as error:
-        raise _explained(domain, chosen, length, error) from error
-    task.check()
-    image.write_metadata(domain, image_id, chosen.volume, _whole(marked))
+    with volume.reserved([chosen.paths.data]):
+        task.push(steps.transfer(domain.id, image_id, chosen.volume, chosen.metadata.generation))
+        marked = _marked(chosen.metadata)
+        image.write_metadata(domain, image_id, chosen.volume, marked)
+        try:
+            _write(chosen, length, source, task)
+            incoming.verify(chosen, domain.version)
+        except OSError as error:
+            raise _explained(domain, chosen, length, error) from error
+        task.check()
+        image.write_metadata(domain, image_id, chosen.volume, _whole(marked))
     log.info("volume %s of image %s has a new content: %d bytes", chosen.volume, image_id, length)
 
 

@@ -1,10 +1,11 @@
 """One volume: what its files say, and changes of its record. Making one is in `creation`, deleting in `deletion`."""
 
+import contextlib
 import dataclasses
 import errno
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from storage import errors, files, ids
@@ -163,6 +164,34 @@ def busy(path: Path, *, writers_only: bool = False) -> str | None:
         if error.errno in _NOT_IN_USE:
             return None
         raise errors.VolumeAccessError(volume=path.name, reason=error.strerror) from error
+    return _use(found, writers_only=writers_only)
+
+
+@contextlib.contextmanager
+def reserved(paths: Iterable[Path]) -> Iterator[None]:
+    """Have nobody open these image files during a block, neither now nor while it runs: no qemu can, our own included.
+
+    For changes after which whoever opened a file a moment ago would be left with one that nobody sees any more. What
+    is no image that could be opened is passed over, as by `busy`.
+
+    Raises:
+        VolumeIsBusy: a live process has one open.
+        VolumeAccessError: it could not be asked.
+    """
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            try:
+                found = stack.enter_context(imagelock.reserved(path))
+            except OSError as error:
+                if error.errno in _NOT_IN_USE:
+                    continue
+                raise errors.VolumeAccessError(volume=path.name, reason=error.strerror) from error
+            if used := _use(found):
+                raise errors.VolumeIsBusy(volume=path.name, reason=used)
+        yield
+
+
+def _use(found: imagelock.Holders, *, writers_only: bool = False) -> str | None:
     if found.writer:
         return "a live process has it open for writing"
     return "a live process has it open" if found.readers and not writers_only else None

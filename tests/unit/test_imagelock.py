@@ -154,3 +154,48 @@ def test_storage_daemon_with_a_chain_as_libvirt_opens_it(chain: list[Path], tmp_
         process.kill()
         process.wait()
     assert [imagelock.holders(path) for path in chain] == [NOBODY] * 3
+
+
+# ---------------------------------------------------------------- keeping others away
+
+
+@pytest.mark.qemu
+def test_nobody_opens_what_is_reserved(chain: list[Path]) -> None:
+    with imagelock.reserved(chain[-1]) as found:
+        assert not found
+        for mode in ("-r", "-n"):
+            done = images.run("qemu-io", "-f", "qcow2", mode, "-c", "length", chain[-1], check=False)
+            assert (done.returncode, "lock" in done.stderr) == (1, True), done
+        assert imagelock.holders(chain[-1]) == NOBODY, "who reserves does not use"
+    images.qemu_io(chain[-1], "length")
+
+
+@pytest.mark.qemu
+def test_what_is_open_cannot_be_reserved_and_stays_open(chain: list[Path]) -> None:
+    for options, expected in (((), WRITER), (("-r",), READER)):
+        with opened(chain[-1], *options):
+            with imagelock.reserved(chain[-1]) as found:
+                assert found == expected
+            assert imagelock.holders(chain[-1]) == expected
+
+
+def test_a_reservation_ends_although_a_child_has_its_descriptor(path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        with imagelock.reserved(path):
+            kept = [os.dup(int(fd)) for fd in os.listdir("/proc/self/fd") if _names(int(fd), path)]
+            assert kept
+            stack.callback(lambda: [os.close(fd) for fd in kept])
+        with locked(path, 200, 4, fcntl.F_WRLCK):
+            pass
+
+
+def test_somebody_elses_lock_counts_as_use(path: Path) -> None:
+    with locked(path, 200, 1, fcntl.F_WRLCK), imagelock.reserved(path) as found:
+        assert found == READER
+
+
+def _names(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
