@@ -295,20 +295,19 @@ class QemuImg:
     def snapshot(self, path: Path, action: str, name: str) -> None:
         """Work on an internal snapshot of a qcow2 image; atomic, but not durable: sync it afterwards.
 
+        What it stands on is not opened.
+
         Args:
             action: "create", "apply" (the image reads again as it did) or "delete".
             name: of the snapshot.
         """
         option = {"create": "-c", "apply": "-a", "delete": "-d"}[action]
-        # Its cost follows the tables of the image, which may be large.
-        self._change("snapshot", "-q", option, name, _absolute(path), limits=self._long)
+        # Its cost follows the tables of the image, which may be large. This command has no -f, so the name says it.
+        self._change("snapshot", "-q", option, name, _alone(path, "qcow2"), limits=self._long)
 
     def map_layer(self, path: Path, fmt: str) -> list[dict[str, Any]]:
         """What one layer holds as qemu sees it, without its backing file: rows of start, length, present, data."""
-        node: dict[str, Any] = {"driver": _format(fmt), "file": {"driver": "file", "filename": _absolute(path)}}
-        if fmt == "qcow2":
-            node["backing"] = None
-        rows = self._json("map", "--output=json", "json:" + json.dumps(node, ensure_ascii=False), expect=list)
+        rows = self._json("map", "--output=json", _alone(path, fmt), expect=list)
         return [row for row in rows if isinstance(row, dict)]
 
     def _long_run(
@@ -388,6 +387,14 @@ def _absolute(path: Path) -> str:
     if not text.startswith("/") or "\0" in text:
         raise ValueError(f"not an absolute path: {text!a}")
     return text
+
+
+def _alone(path: Path, fmt: str) -> str:
+    """A name that says the format, and that nothing beneath the image is opened, for commands without such options."""
+    node: dict[str, Any] = {"driver": _format(fmt), "file": {"driver": "file", "filename": _absolute(path)}}
+    if fmt == "qcow2":
+        node["backing"] = None
+    return "json:" + json.dumps(node, ensure_ascii=False)
 
 
 def _backing(name: str) -> str:

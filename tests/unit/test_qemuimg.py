@@ -176,6 +176,20 @@ def test_map_layer_shows_one_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.qemu
+def test_snapshots_of_a_file_that_is_qcow2_and_vdi_at_once(tmp_path: Path) -> None:
+    """The command has no -f and would guess: VDI's signature lies in a field that means nothing without snapshots."""
+    path = images.create(tmp_path / "image", MIB, backing="absent")
+    images.patch_number(path, 64, 0x7F10DABE << 32, 8)
+    assert '"vdi"' not in images.qemu_img("info", "-f", "qcow2", "--output=json", path).stdout
+    assert "VDI" in images.qemu_img("snapshot", "-l", path, check=False).stderr, "qemu-img guesses otherwise now"
+    TOOL.snapshot(path, "create", "one")
+    assert TOOL.snapshots(path) == ["one"]
+    TOOL.snapshot(path, "apply", "one")
+    TOOL.snapshot(path, "delete", "one")
+    assert TOOL.snapshots(path) == []
+
+
+@pytest.mark.qemu
 def test_an_image_in_use(tmp_path: Path) -> None:
     path = images.create(tmp_path / "image", MIB)
     process = subprocess.Popen(
