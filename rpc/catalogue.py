@@ -134,7 +134,7 @@ class Catalogue:
     document: dict[str, Any]
 
     def openrpc(self, errors: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
-        """The OpenRPC document of the API.
+        """The OpenRPC document of the API: what JSON-RPC takes and answers, so results are the members it returns.
 
         Args:
             errors: error class name -> (status code, message or message template).
@@ -145,7 +145,18 @@ class Catalogue:
             "schemas": self.types,
             "errors": {name: {"code": code, "message": message} for name, (code, message) in sorted(errors.items())},
         }
-        return {**self.document, "methods": [verb.document for verb in self.verbs.values()], "components": components}
+        methods = [{**verb.document, "result": self._json_result(verb)} for verb in self.verbs.values()]
+        return {**self.document, "methods": methods, "components": components}
+
+    def _json_result(self, verb: Verb) -> Mapping[str, Any]:
+        """Content descriptor of what JSON-RPC answers; a verb's file describes the whole result, as XML-RPC has it."""
+        whole: Mapping[str, Any] = verb.document["result"]
+        if verb.member == "*":
+            return whole
+        if verb.member is None:
+            return {"name": "done", "schema": {"const": True}}
+        members = _resolve(whole["schema"], self.types).get("properties", {})
+        return {"name": verb.member, "schema": members.get(verb.member, {})}
 
 
 def load(directory: Path | None = None) -> Catalogue:

@@ -73,6 +73,18 @@ def test_openrpc_joins_methods_types_and_errors(tmp_path: Path) -> None:
     }
 
 
+def test_openrpc_has_the_results_of_json_rpc_not_those_of_the_file(tmp_path: Path) -> None:
+    directory = fake_api.write_schema(tmp_path / "schema")
+    types = {**fake_api.TYPES, "Result": {"type": "object", "properties": {"echo": {"type": "integer"}}}}
+    (directory / "types.json").write_text(json.dumps(types))
+    loaded = catalogue.load(directory)
+    results = {method["name"]: method["result"] for method in loaded.openrpc({})["methods"]}
+    assert results["Host.count"] == {"name": "echo", "schema": {"type": "integer"}}
+    assert results["Host.ping"]["schema"] == {"const": True}
+    whole = {"name": "result", "schema": {"$ref": "#/components/schemas/Result"}}
+    assert results["Image.echoAll"] == whole == loaded.verbs["count"].document["result"]
+
+
 def drop_summary(content: dict[str, Any]) -> None:
     del content["summary"]
 

@@ -139,6 +139,49 @@ def test_a_batch_answers_all_but_notifications(peer: Peer) -> None:
     assert peer.post(json.dumps(calls[1:2])) is None
 
 
+def test_calls_of_a_batch_know_nothing_of_each_other(peer: Peer) -> None:
+    """One id twice, an id of each type, named and positional parameters, and bad calls between good ones."""
+    count = {"jsonrpc": "2.0", "method": "Host.count"}
+    calls = [
+        {**count, "params": {"number": 1}, "id": None},
+        {**count, "params": [2], "id": 7},
+        {**count, "params": {"number": "x"}},
+        {**count, "params": {}, "id": 7},
+        [{**count, "params": [4], "id": 8}],
+        {**count, "params": {"number": 5}},
+        {**count, "params": {"number": 6, "more": 6}, "id": "a"},
+        {**count, "params": [7], "id": "7"},
+    ]
+    answers = peer.post(json.dumps(calls))
+    assert [answer["id"] for answer in answers] == [None, 7, 7, None, "a", "7"]
+    assert [answer.get("result") for answer in answers] == [1, 2, None, None, None, 7]
+    errors = [answer["error"]["code"] for answer in answers if "error" in answer]
+    assert errors == [-32602, -32600, -32602]
+    assert [record.code for record in peer.records] == [0, 0, 1000, 16, 0, 16, 0]
+
+
+def test_a_batch_of_nonsense_has_an_answer_for_each(peer: Peer) -> None:
+    answers = peer.post("[1, [], {}, null]")
+    assert [(answer["id"], answer["error"]["code"]) for answer in answers] == [(None, -32600)] * 4
+
+
+@pytest.mark.parametrize("params", [None, [], {}])
+def test_a_method_without_parameters_takes_an_empty_set_of_them(peer: Peer, params: Any) -> None:
+    assert peer.call("Host.ping", params)["result"] is True
+
+
+def test_null_leaves_an_optional_parameter_out_and_is_no_value_of_another(peer: Peer) -> None:
+    everything = {"image": ID, "pool": ID, "count": 3, "force": False, "options": {}}
+    assert peer.call("Image.echoAll", [ID, ID, 3, None, None])["result"] == everything
+    assert peer.call("Image.echoAll", NAMED | {"force": None})["result"] == everything
+    assert peer.call("Image.echoAll", NAMED | {"imageID": None})["error"]["code"] == -32602
+    assert peer.call("Image.echoAll", [ID, None, 3])["error"]["code"] == -32602
+
+
+def test_members_that_the_protocol_does_not_know_are_ignored(peer: Peer) -> None:
+    assert peer.call("Host.count", [1], extra={"a": [1]})["result"] == 1
+
+
 @pytest.mark.parametrize("calls", [[], [{"jsonrpc": "2.0", "method": "Host.ping"}] * 65])
 def test_a_batch_is_bounded(peer: Peer, calls: list[Any]) -> None:
     assert peer.post(json.dumps(calls))["error"]["code"] == -32600

@@ -33,7 +33,7 @@ NAMES = """
     spmStop getSpmStatus createVolume deleteVolume deleteImage prepareImage teardownImage getVolumeInfo getVolumePath
     getVolumeSize getVolumesList getImagesList setVolumeLegality setVolumeDescription clearTask getTaskInfo
     getTaskStatus revertTask stopTask getAllTasksInfo getAllTasksStatuses getAllTasks ping list getVdsCapabilities
-    getVdsStats reconcileVolumeChain getVolumeChain proveVolumeChain
+    getVdsStats reconcileVolumeChain getVolumeChain proveVolumeChain undoReconcile
     repoStats startMonitoringDomain stopMonitoringDomain getFileStats getIsoList getFloppyList getImageDomainsList
     getVmsList getVmsInfo updateVM removeVM
     attachStorageDomain activateStorageDomain deactivateStorageDomain detachStorageDomain forcedDetachStorageDomain
@@ -202,6 +202,18 @@ def test_every_reference_of_the_document_leads_somewhere() -> None:
             target = target[step]
 
 
+def test_every_method_of_the_document_says_what_json_rpc_answers() -> None:
+    for method in document()["methods"]:
+        verb = CATALOGUE.by_method[method["name"]]
+        if verb.member is None:
+            assert method["result"]["schema"] == {"const": True}
+        elif verb.member == "*":
+            assert method["result"] == verb.document["result"]
+        else:
+            assert method["result"]["name"] == verb.member
+            assert method["result"]["schema"], f"{verb.name}: nothing is said of {verb.member}"
+
+
 def test_the_version_is_that_of_the_distribution() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert CATALOGUE.document["info"]["version"] == project["version"]
@@ -261,7 +273,7 @@ def test_frame(verb: catalogue.Verb) -> None:
     assert verb.group in ("storage", "host")
     assert verb.kind in ("sync", "task")
     assert isinstance(verb.spm, bool)
-    assert verb.since == ("0.1" if verb.name in ("getVolumeChain", "proveVolumeChain") else "3.5")
+    assert verb.since == ("0.1" if verb.name in ("getVolumeChain", "proveVolumeChain", "undoReconcile") else "3.5")
     assert set(entry) <= {
         *("name", "summary", "description", "paramStructure", "params", "result", "errors"),
         *(
