@@ -12,6 +12,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -54,15 +55,18 @@ def read(path: Path | str, limit: int) -> bytes:
         os.close(fd)
 
 
-def replace(path: Path, data: bytes, mode: int = 0o660) -> None:
+def replace(path: Path, data: bytes, mode: int = 0o660, *, mtime_ns: int | None = None) -> None:
     """Put `data` under `path` as a whole: afterwards, and after any crash, the file holds the old or the new content.
+
+    Args:
+        mtime_ns: modification time that comes with the content, nanoseconds since the epoch; None for now.
 
     Write order: temporary file, fsync of it, rename, fsync of the directory. A crash before the rename leaves a
     ``*.new`` file that `sweep_temporaries` removes. Durable on return.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
-        _write_new(temporary, data, mode)
+        _write_new(temporary, data, mode, mtime_ns=mtime_ns)
         os.rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -94,7 +98,9 @@ def create(path: Path, data: bytes = b"", *, size: int | None = None, mode: int 
     sync_directory(path.parent)
 
 
-def _write_new(path: Path, data: bytes, mode: int, size: int | None = None) -> None:
+def _write_new(
+    path: Path, data: bytes, mode: int, size: int | None = None, *, mtime_ns: int | None = None
+) -> None:
     fd = os.open(path, _CREATE, mode)
     try:
         os.fchmod(fd, mode)
@@ -103,6 +109,8 @@ def _write_new(path: Path, data: bytes, mode: int, size: int | None = None) -> N
             view = view[os.write(fd, view) :]
         if size is not None:
             os.ftruncate(fd, size)
+        if mtime_ns is not None:
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -462,6 +470,17 @@ def sweep_temporaries(directory: Path) -> int:
     """Remove what writers left that died before their rename; the number removed. The caller holds the lock."""
     left = [name for name in os.listdir(directory) if name.endswith(TEMPORARY_SUFFIX)]
     return sum(unlink(directory / name) for name in left)
+
+
+def sweep_replaced(path: Path) -> None:
+    """Remove what calls of `replace` for one file left that died before their rename; other names are left alone.
+
+    The caller sees to it that nobody replaces the file meanwhile.
+    """
+    mine = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}" + re.escape(TEMPORARY_SUFFIX))
+    for name in os.listdir(path.parent):
+        if mine.fullmatch(name):
+            unlink(path.with_name(name))
 
 
 def restore_mtime(path: Path, mtime_ns: int) -> None:

@@ -182,6 +182,11 @@ def read_text(path: str, default: str = "") -> str:
         return default
 
 
+def boot_id() -> str:
+    """What tells one start of this host from every other; empty where the kernel does not say."""
+    return read_text("/proc/sys/kernel/random/boot_id").strip()
+
+
 def chosen(text: str) -> str:
     """The word in brackets in a text such as ``always [madvise] never``."""
     return text.partition("[")[2].partition("]")[0]

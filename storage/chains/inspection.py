@@ -41,6 +41,10 @@ class Sight:
         """Data file of each volume."""
         return {volume: self.directory / volume for volume in self.records}
 
+    def data_files(self) -> dict[ids.VolumeId, tuple[int, int]]:
+        """Length in bytes and time of the last write (ns) of each data file that belongs to this image alone."""
+        return {v: (here.size, here.mtime_ns) for v, here in self.records.items() if here.own and not here.gone}
+
 
 def look(directory: Path, image: ids.ImageId, domain: ids.DomainId) -> Sight:
     """Read all volumes of an image.

@@ -19,10 +19,12 @@ and what was dropped may be deleted as soon as we have answered.
 
 import contextlib
 import itertools
+import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from storage import errors, files, ids
+from storage import errors, files, hostinfo, ids
 from storage.chains import chain, inspection, journal
 from storage.qemu import qemuimg
 from storage.volumes import image, volume_metadata
@@ -63,12 +65,12 @@ def unchanged(before: inspection.Sight, where: image.Domain, volumes: Iterable[i
         OperationInProgress: something changed since the first look; nothing has been written.
     """
     after = inspection.look(before.directory, before.image, where.id)
+    for volume in inspection.in_use(after, [volume for volume in volumes if volume in after.records]):
+        raise errors.VolumeIsBusy(volume=volume, reason="a live process opened it; stop the VM first")
     if after.records != before.records:
         moved = [v for v in before.records if after.records.get(v) != before.records[v]] or list(after.records)
         reason = f"volume {moved[0]} changed while it was examined; call again"
         raise errors.OperationInProgress(object=f"image {before.image}", reason=reason)
-    for volume in inspection.in_use(after, volumes):
-        raise errors.VolumeIsBusy(volume=volume, reason="a live process opened it; stop the VM first")
 
 
 def flush(sight: inspection.Sight, volumes: Iterable[ids.VolumeId]) -> None:
@@ -98,18 +100,37 @@ def carry_out(
         VolumeMetadataWriteError: the storage refused a write.
         MetaDataValidationError, MetadataOverflowError: a record cannot be written as it is. Nothing has been written.
     """
-    rewritten = _rewritten(sight, where.version, changes)
-    last = {volume: data.decode() for (volume, _), data in rewritten.items()}
     with _writing(leaf, "journal: "):
-        texts = {v: (_text(sight.directory / f"{v}{image.META_SUFFIX}"), data) for v, data in last.items()}
-        journal.write(journal.path_of(where.path, sight.image), leaf, changes, texts)
-    for number, (volume, is_header, group) in enumerate(_grouped(changes)):
-        with _writing(volume):
-            if is_header:
-                _point_back(sight, group[0], tool)
-            else:
-                path = sight.directory / f"{volume}{image.META_SUFFIX}"
-                files.replace(path, rewritten[volume, number], image.RECORD_MODE)
+        writes = _writes(sight, where.version, changes)
+        entry = journal.Entry(
+            kind=journal.REPAIR,
+            time=int(time.time()),
+            boot=hostinfo.boot_id(),
+            leaf=leaf,
+            changes=tuple(changes),
+            writes=writes,
+            files=sight.data_files(),
+        )
+        journal.write(journal.path_of(where.path, sight.image), entry)
+    for write in writes:
+        perform(sight.directory, write, tool)
+
+
+def perform(directory: Path, write: journal.Write, tool: qemuimg.QemuImg) -> None:
+    """Do one step; durable on return.
+
+    Raises:
+        VolumeIsBusy: somebody opened the volume meanwhile.
+        VolumeMetadataWriteError: the storage refused the write.
+        ImageValidationError: qemu-img did.
+    """
+    path = directory / write.volume
+    with _writing(write.volume):
+        if write.kind == journal.HEADER:
+            _point(path, write, tool)
+        else:
+            record = path.with_name(f"{write.volume}{image.META_SUFFIX}")
+            files.replace(record, journal.data_of(write.after), image.RECORD_MODE, mtime_ns=write.after_ns or None)
 
 
 @contextlib.contextmanager
@@ -120,39 +141,52 @@ def _writing(volume: ids.VolumeId, what: str = "") -> Iterator[None]:
         raise errors.VolumeMetadataWriteError(volume=volume, reason=f"{what}{error.strerror}") from error
 
 
-def _text(path: Path) -> str:
-    return files.read(path, volume_metadata.READ_LIMIT).decode("utf-8", "replace")
-
-
-def _grouped(changes: Iterable[chain.Change]) -> list[tuple[ids.VolumeId, bool, list[chain.Change]]]:
-    """Each write with its changes: one volume's record, or one header."""
-    groups = itertools.groupby(changes, key=lambda change: (change.volume, change.field == chain.BACKING))
-    return [(volume, is_header, list(group)) for (volume, is_header), group in groups]
-
-
-def _rewritten(
-    sight: inspection.Sight, version: int, changes: Iterable[chain.Change]
-) -> dict[tuple[ids.VolumeId, int], bytes]:
-    """The record that each write of metadata leaves, by volume and number of the write."""
-    written: dict[tuple[ids.VolumeId, int], bytes] = {}
+def _writes(sight: inspection.Sight, version: int, changes: Iterable[chain.Change]) -> tuple[journal.Write, ...]:
+    """The steps, neighbouring changes of one record in one."""
+    found = []
     current = {volume: here.metadata for volume, here in sight.records.items()}
-    for number, (volume, is_header, group) in enumerate(_grouped(changes)):
+    texts: dict[ids.VolumeId, str] = {}
+    for (volume, is_header), group in itertools.groupby(changes, key=lambda c: (c.volume, c.field == chain.BACKING)):
+        if is_header:
+            found.append(_header(sight, next(group)))
+            continue
         metadata = current[volume]
-        if not is_header and metadata is not None:
-            current[volume] = changed = chain.apply(metadata, group)
-            written[volume, number] = image.encoded(changed, version, volume)
-    return written
+        assert metadata is not None
+        current[volume] = changed = chain.apply(metadata, group)
+        text, time_ns = (texts[volume], 0) if volume in texts else record_of(sight, volume)
+        texts[volume] = journal.text_of(image.encoded(changed, version, volume))
+        found.append(journal.Write(volume, journal.RECORD, text, texts[volume], before_ns=time_ns))
+    return tuple(found)
 
 
-def _point_back(sight: inspection.Sight, change: chain.Change, tool: qemuimg.QemuImg) -> None:
-    path = sight.directory / change.volume
-    backing = sight.records[ids.VolumeId(change.after)]
+def record_of(sight: inspection.Sight, volume: ids.VolumeId) -> tuple[str, int]:
+    """A record as it is, and when it was written: for a marked leaf that is evidence."""
+    path = sight.directory / f"{volume}{image.META_SUFFIX}"
+    return journal.text_of(files.read(path, volume_metadata.READ_LIMIT)), os.lstat(path).st_mtime_ns
+
+
+def _header(sight: inspection.Sight, change: chain.Change) -> journal.Write:
+    here, backing = sight.records[change.volume], sight.records[ids.VolumeId(change.after)]
     assert backing.metadata is not None
+    return journal.Write(
+        volume=change.volume,
+        kind=journal.HEADER,
+        before=here.text or "",
+        after=change.after,
+        before_format=here.backing_format or "",
+        after_format=_FORMATS[backing.metadata.format],
+        before_ns=here.mtime_ns,
+        after_ns=here.mtime_ns,
+    )
+
+
+def _point(path: Path, write: journal.Write, tool: qemuimg.QemuImg) -> None:
+    """Have the header name another backing. That is no news from the guest, so the file keeps its time."""
     try:
-        tool.rebase_unsafe(path, change.after, _FORMATS[backing.metadata.format])
+        tool.rebase_unsafe(path, write.after or None, write.after_format or None)
     except qemuimg.InUse as error:
-        raise errors.VolumeIsBusy(volume=change.volume, reason="a live process opened it") from error
+        raise errors.VolumeIsBusy(volume=write.volume, reason="a live process opened it") from error
     except qemuimg.QemuImgError as error:
-        raise errors.ImageValidationError(object=f"volume {change.volume}", reason=f"qemu-img: {error}") from error
+        raise errors.ImageValidationError(object=f"volume {write.volume}", reason=f"qemu-img: {error}") from error
     files.sync(path)
-    files.restore_mtime(path, sight.records[change.volume].mtime_ns)
+    files.restore_mtime(path, write.after_ns)

@@ -1,10 +1,10 @@
 """A finding in the words of the API: what every volume is, on what evidence, and what was or would be changed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from storage import ids
-from storage.chains import chain, reconcile, record, walk
+from storage.chains import chain, reconcile, record, undo, walk
 from storage.volumes import volume_metadata
 
 BASE, MEMBER, TEMPLATE = "base", "in chain", "template"
@@ -17,7 +17,7 @@ def whole(found: reconcile.Finding) -> dict[str, Any]:
     return {
         "volumes": list(found.chain.volumes),
         "chain": _entries(found),
-        "changes": changes(found.chain),
+        "changes": changes(found.chain.changes),
         "problems": _problems(found),
         "state": _state(found),
         "inUse": bool(found.in_use),
@@ -35,7 +35,7 @@ def repaired(found: reconcile.Finding) -> dict[str, Any]:
     return {
         "volumes": list(outcome.volumes),
         "changed": bool(outcome.changes),
-        "changes": changes(outcome),
+        "changes": changes(outcome.changes),
         "evidence": [
             {"volumeID": volume, "verdict": verdicts[volume][0], "evidence": verdicts[volume][1]}
             for volume in found.sight.records
@@ -44,12 +44,18 @@ def repaired(found: reconcile.Finding) -> dict[str, Any]:
     }
 
 
-def changes(outcome: chain.Chain) -> list[dict[str, str]]:
-    """The changes, in the order of writing."""
-    return [
-        {"volumeID": c.volume, "field": c.field, "before": c.before, "after": c.after, "why": c.why}
-        for c in outcome.changes
-    ]
+def undone(outcome: undo.Undone) -> dict[str, Any]:
+    """What `undoReconcile` answers."""
+    return {
+        "repairTime": str(outcome.time),
+        "changed": bool(outcome.changes),
+        "changes": changes(outcome.changes),
+    }
+
+
+def changes(made: Iterable[chain.Change]) -> list[dict[str, str]]:
+    """Changes, in the order of writing."""
+    return [{"volumeID": c.volume, "field": c.field, "before": c.before, "after": c.after, "why": c.why} for c in made]
 
 
 def _state(found: reconcile.Finding) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from storage import ids, locks, services as storage_services
-from storage.chains import proof, reconcile, report
+from storage.chains import proof, reconcile, report, undo
 from storage.hsm import access
 from storage.jobs import tasks
 from storage.qemu import qemuimg
@@ -58,6 +58,27 @@ def get_volume_chain(
         where = services.domains.find(domain_id)
         effort = proof.Effort.seconds(services.settings.prove_seconds)
         return report.whole(reconcile.examine(where, image_id, leaf_id, rules, effort))
+
+
+def undo_reconcile(
+    services: Services,
+    pool_id: ids.PoolId,
+    domain_id: ids.DomainId,
+    image_id: ids.ImageId,
+    rested: bool = False,
+) -> dict[str, Any]:
+    """undoReconcile: put back what the last repair of an image replaced, while nothing else has changed since.
+
+    Args:
+        rested: the caller's word that no machine has run on the image since.
+
+    Raises:
+        StoragePoolUnknown, SpmStatusError, StorageDomainNotMemberOfPool: this host must not write there.
+        StorageError: see `undo.undo`.
+    """
+    tool = qemuimg.QemuImg(services.settings.qemu_img, services.settings.qemu_img_timeout)
+    with access.changing(services, "undoReconcile", pool_id, domain_id, image_id) as where:
+        return report.undone(undo.undo(where, image_id, tool, rested=rested))
 
 
 def prove_volume_chain(

@@ -155,3 +155,9 @@ def test_the_dry_run_and_the_repair_get_the_same_leaf(storage: Storage) -> None:
     call("proveVolumeChain", ID, ID, ID, ID)
     assert {arguments[1:5] for _, arguments in storage.calls} == {(ID, ID, ID, ID)}
     assert storage.calls[0][1][5] == {"leaf": ID}
+
+
+@pytest.mark.parametrize("said, meant", [((), False), (("true",), True)])
+def test_undoing_takes_the_word_of_the_caller(storage: Storage, said: tuple[str, ...], meant: bool) -> None:
+    call("undoReconcile", ID, ID, ID, *said)
+    assert only(storage) == (ID, ID, ID, meant)

@@ -1,44 +1,23 @@
 """Repairs that end at any change of the disk: a second call finishes them, and the guest's bytes are never at risk."""
 
-import contextlib
 import errno
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage import errors, files, ids
-from storage.chains import chain, journal, layer, proof, reconcile, repair
-from storage.domains import filedomain
-from storage.qemu import qcow2, qemuimg
+from storage.chains import chain, journal, proof, reconcile, repair
+from storage.qemu import qemuimg
 from storage.volumes import volume_metadata
-from tests.support import chains, faults, images
+from tests.support import chains, faults, images, repairs
 
 pytestmark = pytest.mark.qemu
 
 v = chains.volume_id
 LONG_AGO = 1_000_000_000
-
-
-class Tool(qemuimg.QemuImg):
-    """The real qemu-img where it writes, counted as one change of the disk; looks without a process."""
-
-    def __init__(self, strike: faults.Faults | None = None) -> None:
-        super().__init__(timeout=30)
-        self.rebase = super().rebase_unsafe if strike is None else strike._counted("rebase", super().rebase_unsafe)
-
-    def rebase_unsafe(self, path: Path, backing: str | None, backing_format: str | None) -> None:
-        self.rebase(path, backing, backing_format)
-
-    def info(self, path: Path, fmt: str, *, shared: bool = False) -> qemuimg.Info:
-        if fmt == "raw":
-            return qemuimg.Info("raw", path.stat().st_size, 0, None, None, {})
-        with path.open("rb") as stream:
-            head = qcow2.read_header(stream.fileno(), path.stat().st_size)
-        return qemuimg.Info("qcow2", head.virtual_size, 0, head.backing_name, head.backing_format, {})
 
 
 @pytest.fixture(autouse=True)
@@ -48,124 +27,10 @@ def times_are_honest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "MUTATING", (*faults.MUTATING, "utime"))
 
 
-# ---------------------------------------------------------------- states to repair
-
-
-def _merged(image: chains.Image) -> None:
-    """Two gaps, several records to write."""
-    image.chain(6)
-    image.commit(3, 1, 4)
-    image.commit(5, 4, 6)
-    image.change(4, voltype=volume_metadata.LEAF)
-
-
-def _torn(image: chains.Image) -> None:
-    """A torn merge beneath a complete one, and one above."""
-    image.chain(5)
-    image.commit(2, 1, 3)
-    image.forget(1, 2)
-    image.commit(4, 3, 5)
-    image.change(1, voltype=volume_metadata.LEAF)
-
-
-def _torn_twice(image: chains.Image) -> None:
-    image.chain(5)
-    image.switch(3, 1)
-    image.switch(5, 3)
-
-
-def _dropped(image: chains.Image) -> None:
-    """The guest went on with the parent of a marked leaf, beneath which another merge is complete."""
-    image.chain(4)
-    image.commit(2, 1, 3)
-    image.copy_down(4, 3)
-    image.mark(4)
-    image.write(3, (4, 1, 99))
-    _times(image, 4, leaf=0, parent=600)
-
-
-def _kept(image: chains.Image) -> None:
-    """The guest went on with a marked leaf; beneath its parent a merge is torn, so the parent's header is written."""
-    image.chain(4)
-    image.copy_down(4, 3)
-    image.commit(2, 1, 3)
-    image.forget(1, 2)
-    image.mark(4)
-    image.write(4, (4, 1, 99))
-    image.change(4, parent=2)
-    _times(image, 4, leaf=600, parent=0)
-
-
-def _times(image: chains.Image, marked: int, *, leaf: int, parent: int) -> None:
-    times = {image.data(number): -100 for number in range(1, marked - 1)}
-    times |= {image.data(marked): leaf, image.data(marked - 1): parent, image.meta(marked): 1}
-    for path, seconds in times.items():
-        os.utime(path, (LONG_AGO + seconds, LONG_AGO + seconds))
-
-
-STATES: dict[str, tuple[int, list[int], int, Callable[[chains.Image], None]]] = {
-    "merged": (6, [1, 4, 6], 6, _merged),
-    "torn": (5, [1, 2, 3, 5], 5, _torn),
-    "torn twice": (5, [1, 2, 3, 4, 5], 5, _torn_twice),
-    "dropped": (4, [1, 3], 3, _dropped),
-    "kept": (4, [1, 2, 3, 4], 4, _kept),
-}
-"""Name: the caller's leaf, the chain, the right leaf, how to get there."""
-
-
-class Pattern:
-    """A state, made once; copies of it are broken."""
-
-    def __init__(self, name: str, place: Path) -> None:
-        self.leaf, self.chain, last, make = STATES[name]
-        self.place = place
-        self.image = chains.Image(chains.make_domain(place / "pattern"))
-        make(self.image)
-        # What the guest must see is read from the images through the chain that is right, whatever headers say.
-        self.truth = seen(self.image, [*reversed(self.chain)])
-        assert last == self.chain[-1]
-        self.copies = 0
-
-    @contextlib.contextmanager
-    def copy(self) -> Iterator[chains.Image]:
-        self.copies += 1
-        mount = self.place / f"copy{self.copies}"
-        shutil.copytree(self.place / "pattern", mount, copy_function=shutil.copy2)
-        try:
-            yield chains.Image(filedomain.FileDomain(chains.DOMAIN, mount))
-        finally:
-            shutil.rmtree(mount)
-
-    def call(self, image: chains.Image, tool: Tool) -> reconcile.Finding:
-        return reconcile.reconcile(image.domain, image.id, v(self.leaf), image.rules(), tool)
-
-
-def seen(image: chains.Image, numbers: list[int]) -> bytes:
-    """What a guest sees through these volumes, top first."""
-    with contextlib.ExitStack() as stack:
-        layers = [stack.enter_context(layer.Layer(image.data(number), True, 1 << 20)) for number in numbers]
-        return layer.read(layers, 0, layers[0].size)
-
-
-def followed(image: chains.Image, number: int) -> list[int]:
-    """The chain that headers name, top first."""
-    records, found = image.look().records, [number]
-    while (link := records[v(found[-1])].link) is not None:
-        found += chains.numbers([link])
-    return found
-
-
 @pytest.fixture(scope="module")
-def patterns() -> Iterator[Callable[[str], Pattern]]:
-    made: dict[str, Pattern] = {}
+def patterns() -> Iterator[repairs.Patterns]:
     with chains.scratch() as place:
-
-        def pattern(name: str) -> Pattern:
-            if name not in made:
-                made[name] = Pattern(name, place / name.replace(" ", "-"))
-            return made[name]
-
-        yield pattern
+        yield repairs.Patterns(place)
 
 
 def changed(before: chains.Image, after: chains.Image) -> set[tuple[str, str]]:
@@ -188,11 +53,11 @@ def recorded(image: chains.Image) -> set[tuple[str, str]]:
     return found
 
 
-def check(pattern: Pattern, image: chains.Image, found: reconcile.Finding, told: str) -> None:
+def check(pattern: repairs.Pattern, image: chains.Image, found: reconcile.Finding, told: str) -> None:
     assert image.numbers(found) == pattern.chain, told
     last = pattern.chain[-1]
-    assert followed(image, last) == [*reversed(pattern.chain)], told
-    assert seen(image, followed(image, last)) == pattern.truth, told
+    assert repairs.followed(image, last) == [*reversed(pattern.chain)], told
+    assert repairs.seen(image, repairs.followed(image, last)) == pattern.truth, told
     parent = ids.BLANK
     for number in pattern.chain:
         assert image.metadata(number).parent == parent, told
@@ -207,21 +72,19 @@ def check(pattern: Pattern, image: chains.Image, found: reconcile.Finding, told:
 # ---------------------------------------------------------------- every change of the disk
 
 
-@pytest.mark.parametrize("name", STATES)
-def test_after_a_crash_at_any_change_a_second_call_gives_the_same(
-    patterns: Callable[[str], Pattern], name: str
-) -> None:
+@pytest.mark.parametrize("name", repairs.STATES)
+def test_after_a_crash_at_any_change_a_second_call_gives_the_same(patterns: repairs.Patterns, name: str) -> None:
     pattern = patterns(name)
     points = 0
     for strike in faults.crash_points():
         with pattern.copy() as image:
             with strike.strike():
-                pattern.call(image, Tool(strike))
+                pattern.call(image, repairs.Tool(strike))
             told = f"crash at change {strike.at}"
             assert changed(pattern.image, image) <= recorded(image), told
-            again = pattern.call(image, Tool())
+            again = pattern.call(image, repairs.Tool())
             check(pattern, image, again, told)
-            third = pattern.call(image, Tool())
+            third = pattern.call(image, repairs.Tool())
             assert third.chain.changes == (), told
         points += 1
     assert points > 15
@@ -230,7 +93,7 @@ def test_after_a_crash_at_any_change_a_second_call_gives_the_same(
 @pytest.mark.parametrize("name", ["torn", "dropped"])
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_after_a_failure_at_any_change_the_verb_says_so_and_a_second_call_finishes(
-    patterns: Callable[[str], Pattern], name: str, number: int
+    patterns: repairs.Patterns, name: str, number: int
 ) -> None:
     pattern = patterns(name)
     for at in range(200):
@@ -238,31 +101,36 @@ def test_after_a_failure_at_any_change_the_verb_says_so_and_a_second_call_finish
         with pattern.copy() as image:
             try:
                 with strike.strike():
-                    pattern.call(image, Tool(strike))
+                    pattern.call(image, repairs.Tool(strike))
             except errors.StorageError as error:
                 assert os.strerror(number) in str(error)
-            check(pattern, image, pattern.call(image, Tool()), f"failure at change {at}")
+            check(pattern, image, pattern.call(image, repairs.Tool()), f"failure at change {at}")
             assert [name for name in os.listdir(image.directory) if name.endswith(".new")] == []
         if not strike.fired:
             break
     assert 10 < at < 199
 
 
-def test_the_journal_tells_how_to_undo_a_repair(patterns: Callable[[str], Pattern]) -> None:
+def test_the_journal_tells_how_to_undo_a_repair(patterns: repairs.Patterns) -> None:
     pattern = patterns("torn")
     with pattern.copy() as image:
-        pattern.call(image, Tool())
-        (entry,) = journal.entries(journal.path_of(image.domain.path, image.id))
+        pattern.call(image, repairs.Tool())
+        path = journal.path_of(image.domain.path, image.id)
+        (entry,) = journal.entries(path)
         assert entry["leaf"] == v(5)
-        for volume, texts in entry["metadata"].items():
-            (number,) = chains.numbers([ids.VolumeId(volume)])
-            assert texts["before"] == pattern.image.meta(number).read_text()
-            assert texts["after"] == image.meta(number).read_text()
+        for write in (journal.newest(path) or pytest.fail()).writes:
+            (number,) = chains.numbers([write.volume])
+            if write.kind == journal.RECORD:
+                assert write.before == pattern.image.meta(number).read_text()
+                assert write.before_ns == pattern.image.meta(number).stat().st_mtime_ns
+                assert write.after == image.meta(number).read_text()
+            else:
+                assert (number, write.old, write.new) == (3, (v(1), "qcow2"), (v(2), "qcow2"))
         backing = [change for change in entry["changes"] if change["field"] == "backing"]
         assert [(change["volume"], change["before"], change["after"]) for change in backing] == [(v(3), v(1), v(2))]
 
 
-def test_a_journal_that_cannot_be_read_is_not_overwritten(patterns: Callable[[str], Pattern]) -> None:
+def test_a_journal_that_cannot_be_read_is_not_overwritten(patterns: repairs.Patterns) -> None:
     pattern = patterns("torn")
     for text in ("{", "[]", '{"entries": 5}', "[" * 100_000):
         with pattern.copy() as image:
@@ -271,19 +139,24 @@ def test_a_journal_that_cannot_be_read_is_not_overwritten(patterns: Callable[[st
             path.write_text(text)
             before = image.snapshot()
             with pytest.raises(errors.ImageValidationError):
-                pattern.call(image, Tool())
+                pattern.call(image, repairs.Tool())
             assert (image.snapshot(), path.read_text()) == (before, text)
+
+
+def _entry(leaf: int, text: str = "") -> journal.Entry:
+    steps = (journal.Write(v(leaf), journal.RECORD, text, ""),)
+    return journal.Entry(journal.REPAIR, 0, "", v(leaf), (), steps, {})
 
 
 def test_a_journal_keeps_the_latest_entries_within_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "journal" / "x.json"
     monkeypatch.setattr(journal, "ENTRIES", 5)
     for number in range(8):
-        journal.write(path, v(number), [], {})
+        journal.write(path, _entry(number))
     assert [entry["leaf"] for entry in journal.entries(path)] == [v(number) for number in range(3, 8)]
     monkeypatch.setattr(journal, "READ_LIMIT", 4000)
     for number in range(8, 12):
-        journal.write(path, v(number), [], {v(1): ("x" * 1000, "y" * 200)})
+        journal.write(path, _entry(number, "x" * 1200))
         assert journal.entries(path)[-1]["leaf"] == v(number)
     assert path.stat().st_size <= 4000
 
@@ -316,12 +189,12 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 def test_what_a_merge_left_in_memory_is_flushed_before_anything_says_that_it_is_merged(
-    patterns: Callable[[str], Pattern], recorder: Recorder
+    patterns: repairs.Patterns, recorder: Recorder
 ) -> None:
     """A killed qemu leaves its data in the host's memory, where we find it, and the power may fail right afterwards."""
     pattern = patterns("merged")
     with pattern.copy() as image:
-        pattern.call(image, Tool())
+        pattern.call(image, repairs.Tool())
     first = next(number for number, event in enumerate(recorder.events) if event[0] == "rename")
     assert {("flush", v(number)) for number in (1, 4, 6)} <= set(recorder.events[:first])
     for number, (kind, name) in enumerate(recorder.events):
@@ -330,25 +203,23 @@ def test_what_a_merge_left_in_memory_is_flushed_before_anything_says_that_it_is_
             assert recorder.events[number + 1][0] == "flush", "the directory"
 
 
-def test_a_dropped_leafs_parent_is_flushed_before(patterns: Callable[[str], Pattern], recorder: Recorder) -> None:
+def test_a_dropped_leafs_parent_is_flushed_before(patterns: repairs.Patterns, recorder: Recorder) -> None:
     pattern = patterns("dropped")
     with pattern.copy() as image:
-        pattern.call(image, Tool())
+        pattern.call(image, repairs.Tool())
     names = [name for _, name in recorder.events]
     assert names.index(v(3)) < names.index(f"{image.id}.json")
 
 
-def test_a_header_is_flushed_before_metadata_follows(patterns: Callable[[str], Pattern], recorder: Recorder) -> None:
+def test_a_header_is_flushed_before_metadata_follows(patterns: repairs.Patterns, recorder: Recorder) -> None:
     pattern = patterns("torn")
     with pattern.copy() as image:
-        pattern.call(image, Tool())
+        pattern.call(image, repairs.Tool())
     names = [name for kind, name in recorder.events]
     assert names.index(f"{image.id}.json") < len(names) - 1 - names[::-1].index(v(3)) < names.index(f"{v(1)}.meta")
 
 
-def test_what_was_proved_is_flushed_before_the_answer_is_kept(
-    patterns: Callable[[str], Pattern], recorder: Recorder
-) -> None:
+def test_what_was_proved_is_flushed_before_the_answer_is_kept(patterns: repairs.Patterns, recorder: Recorder) -> None:
     pattern = patterns("merged")
     with pattern.copy() as image:
         reconcile.prove(image.domain, image.id, v(6), image.rules(), proof.Effort())
@@ -360,18 +231,16 @@ def test_what_was_proved_is_flushed_before_the_answer_is_kept(
         assert all(answer.remembered for answer in found.answers.values())
 
 
-def test_a_merge_for_whose_proof_there_is_no_time_is_undone_without_harm(patterns: Callable[[str], Pattern]) -> None:
+def test_a_merge_for_whose_proof_there_is_no_time_is_undone_without_harm(patterns: repairs.Patterns) -> None:
     pattern = patterns("merged")
     with pattern.copy() as image:
         found = image.reconcile(6, prove_seconds=-1)
         assert image.numbers(found) == [1, 2, 3, 4, 5, 6]
-        assert seen(image, followed(image, 6)) == pattern.truth
+        assert repairs.seen(image, repairs.followed(image, 6)) == pattern.truth
         assert image.reconcile(6).chain.changes == ()
 
 
-def test_storage_that_cannot_flush_is_not_believed(
-    patterns: Callable[[str], Pattern], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_storage_that_cannot_flush_is_not_believed(patterns: repairs.Patterns, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -380,14 +249,14 @@ def test_storage_that_cannot_flush_is_not_believed(
     with pattern.copy() as image:
         before = image.snapshot()
         with pytest.raises(errors.VolumeAccessError):
-            pattern.call(image, Tool())
+            pattern.call(image, repairs.Tool())
         assert image.snapshot() == before
 
 
 # ---------------------------------------------------------------- the arbiter
 
 
-def test_qemu_img_has_the_last_word(patterns: Callable[[str], Pattern], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_qemu_img_has_the_last_word(patterns: repairs.Patterns, monkeypatch: pytest.MonkeyPatch) -> None:
     pattern = patterns("merged")
     with pattern.copy() as image:
         sight = image.look()
@@ -402,13 +271,13 @@ def test_qemu_img_has_the_last_word(patterns: Callable[[str], Pattern], monkeypa
 
 
 def test_a_record_that_cannot_be_written_stops_everything_before_the_first_change(
-    patterns: Callable[[str], Pattern],
+    patterns: repairs.Patterns,
 ) -> None:
     pattern = patterns("merged")
     with pattern.copy() as image:
         image.meta(6).write_text(image.meta(6).read_text().replace("EOF\n", f"{'x' * 480}=1\nEOF\n"))
         before = image.snapshot()
         with pytest.raises(errors.MetadataOverflowError):
-            pattern.call(image, Tool())
+            pattern.call(image, repairs.Tool())
         assert image.snapshot() == before
         assert journal.entries(journal.path_of(image.domain.path, image.id)) == []

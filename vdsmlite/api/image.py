@@ -38,6 +38,9 @@ class Image:
         leaf = ids.VolumeId(leaf_vol_id)
         return chain.reconcile_volume_chain(self._services, self._pool, self._domain, self._image, leaf, options)
 
+    def undo_reconcile(self, rested: bool = False) -> common.Result:
+        return chain.undo_reconcile(self._services, self._pool, self._domain, self._image, rested)
+
     def get_volume_chain(self, leaf_vol_id: str | None = None) -> common.Result:
         leaf = common.or_none(ids.VolumeId, leaf_vol_id)
         return chain.get_volume_chain(self._services, self._pool, self._domain, self._image, leaf)
