@@ -67,11 +67,13 @@ class Meter:
     Args:
         task: whose progress it is.
         title: what is done, for people.
-        weights: bytes that each part copies, about.
+        weights: bytes that each part copies, about; or how much work each is.
+        in_bytes: whether they are bytes, which are told then, beside the percents.
     """
 
-    def __init__(self, task: tasks.Task, title: str, weights: Sequence[int]) -> None:
+    def __init__(self, task: tasks.Task, title: str, weights: Sequence[int], *, in_bytes: bool = True) -> None:
         self._task = task
+        self._in_bytes = in_bytes
         self._title = title
         self._weights = [max(1, weight) for weight in weights]
         self._part = -1
@@ -89,7 +91,8 @@ class Meter:
         overall = 100 * done // total
         which = f" {self._part + 1} of {len(self._weights)}" if len(self._weights) > 1 else ""
         message = f"{self._title}{which}, {overall} %"
-        self._task.progress(message, percent=str(overall), done=str(done), total=str(total))
+        told = {"done": str(done), "total": str(total)} if self._in_bytes else {}
+        self._task.progress(message, percent=str(overall), **told)
 
 
 @contextlib.contextmanager
@@ -226,7 +229,7 @@ def _make_raw(path: Path, wanted: Wanted, task: tasks.Task) -> None:
         return
     for start in range(0, capacity, _ALLOCATION_STEP):
         task.check()
-        task.progress(f"setting space aside, {100 * start // capacity} %")
+        creation.tell_space(task, start, capacity)
         files.allocate(path, start, min(_ALLOCATION_STEP, capacity - start))
 
 

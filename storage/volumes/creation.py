@@ -258,8 +258,19 @@ def _allocate(plan: _Plan, task: tasks.Task) -> None:
     capacity = plan.metadata.capacity
     for start in range(0, capacity, _ALLOCATION_STEP):
         task.check()
+        tell_space(task, start, capacity)
         files.allocate(plan.paths.data, start, min(_ALLOCATION_STEP, capacity - start))
-        task.progress(f"setting space aside, {100 * start // capacity} %")
+
+
+def tell_space(task: tasks.Task, done: int, total: int) -> None:
+    """Tell how much of a file has its blocks.
+
+    Args:
+        done, total: bytes; `total` is not 0.
+    """
+    percent = 100 * done // total
+    message = f"setting space aside, {percent} %"
+    task.progress(message, percent=str(percent), done=str(done), total=str(total))
 
 
 def _make_qcow2(request: Request, plan: _Plan, task: tasks.Task, tool: qemuimg.QemuImg) -> None:

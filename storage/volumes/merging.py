@@ -35,7 +35,7 @@ import dataclasses
 import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from storage import errors, files, ids
@@ -44,6 +44,8 @@ from storage.qemu import allocation, qcow2, qemuimg
 from storage.volumes import copying, creation, deletion, image, source, steps, volume, volume_metadata
 
 log = logging.getLogger(__name__)
+
+_KEEPING_STEP = 64 * 1024 * 1024
 
 PULL, PUSH, COPY = "pull", "push", "copy"
 
@@ -338,9 +340,19 @@ class _Work:
         for layer in self._plan.span[1:]:
             overwritten = held_by(layer.path, "qcow2", self._limits.l2)
             places = overwritten.minus(overwritten.minus(kept)).ranges
-            files.copy_ranges(ancestor.path, self._names.keeping, places, self._task.check)
+            files.copy_ranges(ancestor.path, self._names.keeping, self._telling(places), self._task.check)
         files.sync(self._names.keeping)
         files.rename(self._names.keeping, self._names.kept)
+
+    def _telling(self, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Places to be kept, one after the other and in pieces, telling of each what was kept before it."""
+        done, total = 0, sum(end - start for start, end in places)
+        for start, end in places:
+            for piece in range(start, end, _KEEPING_STEP):
+                self._task.progress("keeping what is overwritten", done=str(done), total=str(total))
+                stop = min(piece + _KEEPING_STEP, end)
+                yield piece, stop
+                done += stop - piece
 
     def _switch(self, new: Path) -> None:
         """Step 3: put the file that has all data in the place of the successor's."""

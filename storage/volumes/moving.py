@@ -101,7 +101,7 @@ def clone_structure(route: Route, image_id: ids.ImageId, task: tasks.Task, tool:
     with _explained(route.target, task, image_id):
         plan = _plan(route, image_id, remove=False, structure_only=True)
         copying.check_space(route.target, sum(copying.needed(w, tool) for w in plan.wanted))
-        meter = copying.Meter(task, "making volume", [1 for _ in plan.wanted])
+        meter = copying.Meter(task, "making volume", [1 for _ in plan.wanted], in_bytes=False)
         done = _carry(route, plan, task, tool, meter, remove=False)
         task.clear_recoveries()
         for staged in reversed(done):

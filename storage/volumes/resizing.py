@@ -102,7 +102,7 @@ def _grow_raw(
         copying.check_space(domain, wanted - start)
         for place in range(start, wanted, _ALLOCATION_STEP):
             task.check()
-            task.progress(f"setting space aside, {100 * (place - start) // (wanted - start)} %")
+            creation.tell_space(task, place - start, wanted - start)
             files.allocate(path, place, min(_ALLOCATION_STEP, wanted - place))
         files.sync(path)
     files.extend(path, wanted)
