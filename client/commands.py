@@ -19,11 +19,17 @@ class Command:
 
     Attributes:
         usage: lines of its help; the first names the arguments, or says what it does when it has none.
+        verb: the one that it calls, None where it calls another command's.
+        positional: whether its words are the verb's positions on the wire.
+        group: "host" where the exit code of a failure is the status code itself, "storage" where it is 1.
     """
 
     name: str
     usage: tuple[str, ...]
     run: Run
+    verb: catalogue.Verb | None = None
+    positional: bool = False
+    group: str = "storage"
 
 
 # Words whose type the schema does not tell, since the server takes more there than the client sends.
@@ -81,14 +87,19 @@ _SHOWN: Mapping[str, Present] = {
     "stopMonitoringDomain": lambda reply, _: output.message(reply),
     "stopTask": lambda reply, _: output.raw(reply),
     "teardownImage": lambda reply, _: output.message(reply),
+    "undoReconcile": lambda reply, _: output.message(reply),
     "validateStorageServerConnection": special.connection_states,
 }
+
+# Commands of the host that end with 1 on every failure, like those of the storage; the others end with its code.
+_ENDING_WITH_ONE = ("fenceNode", "prepareForShutdown", "setLogLevel", "snapshot")
 
 # What goes to stderr, where no script parses it.
 _NOTES: Mapping[str, Callable[[output.Reply], list[str]]] = {
     "connectStorageServer": special.failed_connections,
     "disconnectStorageServer": special.failed_connections,
     "reconcileVolumeChain": special.changes,
+    "undoReconcile": special.changes,
 }
 
 # Commands that are more than one call with the words in order.
@@ -110,8 +121,10 @@ def table(found: catalogue.Catalogue) -> dict[str, Command]:
         if command is None:
             continue
         verb = _with_more_usage(verb)
+        run = _SPECIAL.get(command) or _derived(verb)
         for name in (command, *verb.document["x-client"].get("aliases", ())):
-            commands[name] = Command(name, (*verb.usage, verb.summary), _SPECIAL.get(command) or _derived(verb))
+            usage = (*verb.usage, verb.summary)
+            commands[name] = Command(name, usage, run, verb, command not in _SPECIAL, _group(verb))
     commands["getParent"] = Command("getParent", special.PARENT_USAGE, special.parent)
     return dict(sorted(commands.items()))
 
@@ -133,6 +146,10 @@ def wire_values(verb: catalogue.Verb, words: Sequence[str], types: Mapping[str, 
             break
         values.append(default)
     return values
+
+
+def _group(verb: catalogue.Verb) -> str:
+    return "storage" if verb.name in _ENDING_WITH_ONE else verb.group
 
 
 def _with_more_usage(verb: catalogue.Verb) -> catalogue.Verb:
@@ -158,9 +175,13 @@ def _value(verb: catalogue.Verb, param: catalogue.WireParam, word: str, types: M
 def _derived(verb: catalogue.Verb) -> Run:
     def run(session: Session, words: Sequence[str]) -> output.Outcome:
         reply = session.call(verb.name, wire_values(verb, words, session.catalogue.types))
-        failure = output.failed(reply, verb.group)
+        failure = output.failed(reply, _group(verb))
         if failure is not None:
             return failure
+        if session.wait and verb.kind == "task":
+            from client import waiting  # only those who wait need it
+
+            return waiting.follow(session, _group(verb), output.member(reply, "uuid", str))
         show = _SHOWN.get(verb.name)
         notes = _NOTES.get(verb.name)
         return output.Outcome(

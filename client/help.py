@@ -2,26 +2,22 @@
 
 from collections.abc import Iterable
 
+from client import options
 from client.commands import Command
-
-OPTIONS = (
-    ("-h, --help", "this help"),
-    ("-m, --methods", "one line a command"),
-    ("-s, --SSL", "use TLS"),
-    ("--truststore DIR", "keys and certificates for -s (default /etc/pki/vdsm)"),
-    ("-o, --oneliner", "no pretty-printing"),
-    ("--json", "print the reply as JSON (a list of replies, where a command makes several calls)"),
-)
 
 
 def full(commands: Iterable[Command]) -> list[str]:
     """Usage, options, and every command with its lines after a tab."""
     lines = ["Usage: vdsClient [OPTIONS] SERVER COMMAND [ARGUMENTS]", "", "Options:"]
-    lines += [f"  {option:<18} {words}" for option, words in OPTIONS]
+    lines += [f"  {_shown(option):<18} {option.words}" for option in options.TABLE]
     lines += ["", "SERVER is host, host:port, [IPv6]:port, or 0 for this host.", "", "Commands:"]
     for command in commands:
         lines += [command.name, *("\t" + line for line in command.usage)]
     return lines
+
+
+def _shown(option: options.Option) -> str:
+    return ", ".join(option.names) + (f" {option.argument}" if option.argument else "")
 
 
 def short(commands: Iterable[Command]) -> list[str]:

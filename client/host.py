@@ -105,7 +105,7 @@ def snapshot(session: Session, words: Sequence[str]) -> output.Outcome:
     machine, *ids = (arguments.text(word) for word in words)
     drive = dict(zip(("domainID", "imageID", "baseVolumeID", "volumeID"), ids, strict=True))
     reply = session.call("snapshot", [machine, [drive]])
-    return output.failed(reply, "host") or output.Outcome(output.message(reply))
+    return output.failed(reply, "storage") or output.Outcome(output.message(reply))
 
 
 def machine_stats(session: Session, words: Sequence[str]) -> output.Outcome:

@@ -6,14 +6,13 @@ Exit codes: 0 success, 1 the server reports a failure (the status code itself, m
 
 import contextlib
 import dataclasses
-import getopt
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from client import arguments, commands, errors, help, output, session
+from client import arguments, commands, errors, help, options, output, session
 from rpc import catalogue
 
 if TYPE_CHECKING:
@@ -21,18 +20,8 @@ if TYPE_CHECKING:
 
 UNUSABLE = 255
 
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The command line before it is looked at closely. `words`: server, command, arguments."""
-
-    words: tuple[str, ...]
-    help: bool = False
-    methods: bool = False
-    tls: bool = False
-    truststore: str | None = None
-    oneliner: bool = False
-    json: bool = False
+# How long the server may take for what it answers at once; a host that is gone does not even refuse.
+_POLL_SECONDS = 20.0
 
 
 def main() -> int:
@@ -63,44 +52,36 @@ def run(argv: Sequence[str]) -> output.Outcome:
     schema = catalogue.load()
     found = commands.table(schema)
     try:
-        options = parse(argv)
-        if options.help:
-            return output.Outcome(help.full(found.values()))
-        if options.methods:
-            return output.Outcome(help.short(found.values()))
-        if len(options.words) < 2:
+        given = options.parse(argv)
+        if texts := _about(given, schema, found):
+            return output.Outcome(texts)
+        if len(given.words) < 2:
             raise errors.UsageError("a server and a command are needed")
-        if options.words[1] not in found:
-            raise errors.UsageError(f"unknown command {arguments.shown(options.words[1])}")
+        if given.words[1] not in found:
+            raise errors.UsageError(f"unknown command {arguments.shown(given.words[1])}")
     except errors.UsageError as error:
         return output.Outcome([f"ERROR: {error}", "", *help.full(found.values())], UNUSABLE)
-    with contextlib.closing(_Line(options)) as line:
-        outcome = _run_command(found[options.words[1]], _session(schema, options, line), options.words[2:])
+    with contextlib.closing(_Line(given)) as line:
+        outcome = _run_command(found[given.words[1]], _session(schema, given, line), given.words[2:])
         # Without a usable reply the reason is told as ever.
-        return _as_json(outcome, line.replies, options.oneliner) if options.json and outcome.usable else outcome
+        return _as_json(outcome, line.replies, given.oneliner) if given.json and outcome.usable else outcome
 
 
-def parse(argv: Sequence[str]) -> Options:
-    """Take the options off the command line. They end at the first word that is none.
+def _about(given: options.Options, schema: catalogue.Catalogue, found: Mapping[str, commands.Command]) -> Sequence[str]:
+    """The texts about this program that were asked for, all of them made from the schema; empty: none was."""
+    if given.help:
+        return help.full(found.values())
+    if given.methods:
+        return help.short(found.values())
+    if given.completion:
+        from client import completion
 
-    Raises:
-        errors.UsageError: an unknown option, or one without its argument.
-    """
-    try:
-        given, words = getopt.getopt(list(argv), "hmso", ["help", "methods", "SSL", "truststore=", "oneliner", "json"])
-    except getopt.GetoptError as error:
-        raise errors.UsageError(str(error)) from error
-    names = {name for name, _ in given}
-    stores = [value for name, value in given if name == "--truststore"]
-    return Options(
-        words=tuple(words),
-        help=bool(names & {"-h", "--help"}),
-        methods=bool(names & {"-m", "--methods"}),
-        tls=bool(names & {"-s", "--SSL"}),
-        truststore=stores[-1] if stores else None,
-        oneliner=bool(names & {"-o", "--oneliner"}),
-        json="--json" in names,
-    )
+        return completion.script(given.completion, schema, found.values())
+    if given.man:
+        from client import manual
+
+        return manual.page(schema, found.values())
+    return ()
 
 
 def _run_command(command: commands.Command, opened: session.Session, words: Sequence[str]) -> output.Outcome:
@@ -118,52 +99,61 @@ def _as_json(outcome: output.Outcome, replies: Sequence[output.Reply], oneliner:
     """The outcome with the reply in place of lines, or the list of replies where the command made several calls."""
     import json
 
-    text = json.dumps(replies[0] if len(replies) == 1 else replies, indent=None if oneliner else 2, default=str)
+    shown = outcome.document or (replies[0] if len(replies) == 1 else replies)
+    text = json.dumps(shown, indent=None if oneliner else 2, default=str)
     # The one control character that JSON leaves as it is.
     return dataclasses.replace(outcome, lines=text.replace("\x7f", "\\u007f").splitlines())
 
 
-def _session(schema: catalogue.Catalogue, options: Options, line: "_Line") -> session.Session:
+def _session(schema: catalogue.Catalogue, given: options.Options, line: "_Line") -> session.Session:
     invocation = ["vdsClient"]
-    if options.tls:
+    if given.tls:
         invocation.append("-s")
-    if options.truststore:
-        invocation += ["--truststore", options.truststore]
+    if given.truststore:
+        invocation += ["--truststore", given.truststore]
     return session.Session(
         catalogue=schema,
         call=line.call,
-        invocation=(*invocation, options.words[0]),
-        oneliner=options.oneliner,
+        invocation=(*invocation, given.words[0]),
+        oneliner=given.oneliner,
+        wait=given.wait,
+        poll=line.poll,
     )
 
 
 class _Line:
     """The line to the server. It is opened by the first call: words that are wrong are found without a server."""
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, given: options.Options) -> None:
+        self._options = given
         self._server: transport.Server | None = None
         self.replies: list[output.Reply] = []
 
     def call(self, verb: str, values: Sequence[Any]) -> dict[str, Any]:
-        if self._server is None:
-            self._server = self._open()
-        reply = self._server.call(verb, values)
+        reply = self._opened().call(verb, values)
         self.replies.append(reply)
         return reply
+
+    def poll(self, verb: str, values: Sequence[Any]) -> dict[str, Any]:
+        return self._opened().call(verb, values, _POLL_SECONDS)
 
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
 
+    def _opened(self) -> "transport.Server":
+        if self._server is None:
+            self._server = self._open()
+        return self._server
+
     def _open(self) -> "transport.Server":
         # Not at the top: help and wrong words need not wait for the import of HTTP, XML and TLS.
         from client import transport
 
-        options = self._options
-        address = transport.parse_address(options.words[0])
-        store = Path(options.truststore) if options.truststore else transport.DEFAULT_TRUSTSTORE
-        context = transport.tls_context(store) if options.tls else None
+        given = self._options
+        address = transport.parse_address(given.words[0])
+        store = Path(given.truststore) if given.truststore else transport.DEFAULT_TRUSTSTORE
+        context = transport.tls_context(store) if given.tls else None
         return transport.Server(address, context, transport.flow_id())
 
 

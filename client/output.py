@@ -22,12 +22,14 @@ class Outcome:
 
     Attributes:
         usable: whether the server was asked and its replies could be used.
+        document: what ``--json`` shows in place of the replies; None: the replies.
     """
 
     lines: Sequence[str]
     code: int = 0
     notes: Sequence[str] = ()
     usable: bool = True
+    document: Any = None
 
 
 def escape(value: object) -> str:

@@ -34,6 +34,8 @@ _UNICODE = {
     "end": "╰─",
     "arrow": "→",
     "item": "·",
+    "full": "█",
+    "empty": "░",
 }
 _ASCII = {
     "chain": "o",
@@ -48,6 +50,8 @@ _ASCII = {
     "end": "`-",
     "arrow": "->",
     "item": "-",
+    "full": "#",
+    "empty": ".",
 }
 
 

@@ -106,6 +106,7 @@ class Server:
             flow: value of the FlowID header.
         """
         self.address = address
+        self._answered = False
         self._headers = {"Content-Type": "text/xml", "User-Agent": "vdsClient", "FlowID": flow}
         if context is None:
             self._connection = http.client.HTTPConnection(address.host, address.port, _CONNECT_SECONDS)
@@ -114,8 +115,11 @@ class Server:
                 address.host, address.port, timeout=_CONNECT_SECONDS, context=context
             )
 
-    def call(self, verb: str, arguments: Sequence[Any]) -> dict[str, Any]:
-        """Call a verb, return its reply.
+    def call(self, verb: str, arguments: Sequence[Any], seconds: float | None = None) -> dict[str, Any]:
+        """Call a verb, return its reply. After a failure the next call opens a new connection.
+
+        Args:
+            seconds: how long the server may be silent; None: as long as it likes.
 
         Raises:
             Refused: nobody listens.
@@ -126,24 +130,28 @@ class Server:
         except (OverflowError, TypeError) as error:
             raise errors.CallFailed(f"arguments of {verb} do not fit into XML-RPC: {error}") from error
         try:
-            values, _ = xmlrpc.client.loads(self._exchange(body))
+            values, _ = xmlrpc.client.loads(self._exchange(body, seconds))
         except xmlrpc.client.Fault as fault:
             raise errors.CallFailed(f"{verb}: fault {fault.faultCode}: {fault.faultString}") from fault
         except ConnectionRefusedError as error:
             raise errors.Refused(f"Connection to {self.address} refused") from error
         except OSError as error:
-            raise errors.CallFailed(f"{self.address}: {_reason(error)}") from error
+            self.close()
+            raise errors.CallFailed(f"{self.address}: {_reason(error, self._answered)}") from error
         except (http.client.HTTPException, xmlrpc.client.Error, expat.ExpatError, ValueError, TypeError) as error:
+            self.close()
             reason = str(error) or type(error).__name__
             raise errors.CallFailed(f"{self.address}: reply cannot be understood: {reason}") from error
+        self._answered = True
         return _only_struct(verb, values)
 
     def close(self) -> None:
         self._connection.close()
 
-    def _exchange(self, body: bytes) -> bytes:
+    def _exchange(self, body: bytes, seconds: float | None) -> bytes:
         if self._connection.sock is None:
             self._connect()
+        self._connection.sock.settimeout(seconds)
         self._connection.request("POST", "/RPC2", body, self._headers)
         response = self._connection.getresponse()
         content = response.read()
@@ -154,7 +162,6 @@ class Server:
     def _connect(self) -> None:
         self._connection.connect()
         opened: socket.socket = self._connection.sock
-        opened.settimeout(None)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
@@ -165,9 +172,10 @@ def _only_struct(verb: str, values: Sequence[Any]) -> dict[str, Any]:
     return value
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError, answered: bool) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or error}"
     if isinstance(error, http.client.RemoteDisconnected) or error.errno in (errno.ECONNRESET, errno.EPIPE):
-        return "connection was closed before a reply came (does the server want TLS? then use -s)"
+        hint = "" if answered else " (does the server want TLS? then use -s)"
+        return f"connection was closed before a reply came{hint}"
     return error.strerror or str(error) or type(error).__name__

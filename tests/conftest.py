@@ -14,6 +14,10 @@ _PROGRAMS = {
     "losetup": "tests of mounted storage",
     "mkfs.ext4": "tests of storage mounted from ext4",
     "mkfs.xfs": "tests of storage mounted from xfs",
+    "bash": "tests of the client's completion in bash",
+    "zsh": "tests of the client's completion in zsh",
+    "groff": "formatting of the manual page",
+    "mandoc": "the check of the manual page by mandoc",
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from client import commands, errors, main, transport
+from client import commands, errors, main, options, transport
 from rpc import catalogue
 from tests.support import clienting, fakeserver
 from tests.support.fakeserver import ok
@@ -69,9 +69,23 @@ def test_unusable_command_lines(argv: list[str], reason: str) -> None:
 
 
 def test_options_end_at_the_server() -> None:
-    assert main.parse(["-o", "0", "spmStart", "-1", "-s"]) == main.Options(("0", "spmStart", "-1", "-s"), oneliner=True)
-    found = main.parse(["-s", "--trust", "/a", "0", "x"])
-    assert found == main.Options(("0", "x"), tls=True, truststore="/a")
+    assert options.parse(["-o", "0", "spmStart", "-1", "-s"]) == options.Options(
+        ("0", "spmStart", "-1", "-s"), oneliner=True
+    )
+    found = options.parse(["-s", "--trust", "/a", "0", "x"])
+    assert found == options.Options(("0", "x"), tls=True, truststore="/a")
+
+
+def test_an_abbreviation_that_was_unique_stays_it() -> None:
+    assert options.parse(["--m"]) == options.Options((), methods=True)
+    assert options.parse(["--me"]) == options.parse(["-m"]) == options.parse(["--m"])
+    assert options.parse(["--ma", "--w"]) == options.Options((), man=True, wait=True)
+
+
+@pytest.mark.parametrize("option", options.TABLE, ids=lambda option: option.long)
+def test_help_has_every_option(option: options.Option) -> None:
+    text = "\n".join(main.run(["-h"]).lines)
+    assert all(name in text for name in option.names) and option.words in text
 
 
 @pytest.mark.parametrize(("option", "shown"), [((), "\ta = ['x']\n\tb = '4'\n"), (("-o",), "\ta = ['x']\n\tb = 4\n")])
@@ -373,5 +387,6 @@ def test_help_needs_no_network_modules() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=root, check=True, text=True)
     loaded = done.stdout.splitlines()[-1]
     assert "'client.main'" in loaded
+    assert "'client.waiting'" not in loaded and "'client.manual'" not in loaded
     for module in ("xmlrpc", "http", "ssl", "pprint", "storage", "vdsmlite", "fastjsonschema", "defusedxml", "yaml"):
         assert f"'{module}'" not in loaded
