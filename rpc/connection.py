@@ -36,7 +36,8 @@ class Settings:
         body_bytes: body of a request.
         connections: open connections, each with a thread; beyond them the answer is 503.
         handshakes: TLS handshakes that have begun and not ended.
-        refusals: answers 503 that are being sent; beyond them connections are closed without a word.
+        refusals: answers 503 that are under way, each with a thread that sees it arrive; beyond them the answer is
+            sent and left to its luck, and over TLS the connection is closed without a word.
         poll_seconds: how often the accepting thread looks whether it should stop.
     """
 
@@ -106,11 +107,22 @@ class Connection:
             log.debug("%s: connection ended: %r", self.client, error)
 
     def refuse(self) -> None:
-        """Say that there are too many connections."""
+        """Say that there are too many connections, over TLS too, and see that the answer arrives."""
         with contextlib.suppress(OSError):
-            busy = http.HttpError(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections", {"Retry-After": "1"})
-            self._send(http.error_response(busy), keep_alive=False)
+            if self._host.context is not None and not self._handshake(self._host.context):
+                return
+            self._send(http.error_response(_too_many()), keep_alive=False)
             self._linger()
+
+    def turn_away(self) -> None:
+        """Say so without waiting for anything, and close. Over TLS, which would need a handshake, only close."""
+        with contextlib.suppress(OSError):
+            if self._host.context is None:
+                self._socket.settimeout(0)
+                self._socket.send(http.encode(http.error_response(_too_many()), keep_alive=False))
+                self._shutdown(socket.SHUT_WR)
+                self._socket.recv(_CHUNK)  # closing with unread bytes would reset the answer away
+        self.close()
 
     def retire(self) -> None:
         """End it at the next pause: a request that has begun is still answered, also one that is on its way here."""
@@ -270,6 +282,10 @@ class Connection:
             self._socket.settimeout(left)
             if not socket.socket.recv(self._socket, _CHUNK):  # what it is, below TLS, does not matter any more
                 return
+
+
+def _too_many() -> http.HttpError:
+    return http.HttpError(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections", {"Retry-After": "1"})
 
 
 def _too_slow() -> http.HttpError:

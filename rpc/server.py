@@ -134,15 +134,16 @@ class Server(socketserver.TCPServer):
             with self._changed:
                 self._connections.add(accepted)
             target = accepted.serve
-        elif self._host.context is None and self._refusals.acquire(blocking=False):
+        elif self._refusals.acquire(blocking=False):
             target = accepted.refuse
         else:
-            accepted.close()
+            accepted.turn_away()
             return
         try:
             threading.Thread(target=self._run, args=(accepted, target), name=accepted.client, daemon=True).start()
         except RuntimeError as error:  # no more threads
             log.error("%s: refused: %s", accepted.client, error)
+            accepted.turn_away()
             self._forget(accepted, target)
 
     def handle_error(self, request: Any, client_address: Any) -> None:

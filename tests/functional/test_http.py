@@ -243,6 +243,17 @@ def test_connections_beyond_the_cap_are_told_so(tmp_path: Path) -> None:
         pytest.fail("closed connections still count")
 
 
+def test_a_burst_beyond_the_cap_is_told_so_too(tmp_path: Path) -> None:
+    """The one refusal that may take its time waits for a silent peer; the others are not to be met with silence."""
+    few = connection.Settings(connections=1, refusals=1, linger_seconds=20, poll_seconds=0.02)
+    with wire.running(tmp_path / "schema", few) as (running, _), contextlib.ExitStack() as stack:
+        first = stack.enter_context(wire.connect(running.address))
+        first.sendall(REQUEST)
+        assert wire.status(wire.read_response(first)) == 200
+        silent = [stack.enter_context(wire.connect(running.address)) for _ in range(20)]
+        assert [wire.status(wire.read_response(sock)) for sock in silent] == [503] * 20
+
+
 def test_no_thread_and_no_descriptor_is_left(pair: Pair) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
@@ -368,6 +379,17 @@ def test_strangers_are_turned_away_before_a_byte_is_parsed(authority: Authority,
         assert b"HTTP" not in wire.talk(running.address, REQUEST)
         assert api.calls == 0
         assert wire.status(talk_securely(running.address, authority.client())) == 200
+
+
+def test_connections_beyond_the_cap_are_told_so_over_tls(authority: Authority, tmp_path: Path) -> None:
+    few = connection.Settings(connections=1, linger_seconds=5, poll_seconds=0.02)
+    with secure(authority, tmp_path, few) as (running, api), wire.connect(running.address) as plain:
+        with authority.client().wrap_socket(plain, server_hostname="localhost") as first:
+            first.sendall(REQUEST)
+            assert wire.status(wire.read_response(first)) == 200
+            assert wire.status(talk_securely(running.address, authority.client())) == 503
+            assert talk_securely(running.address, authority.client(None)) == b"", "only those who may come are told"
+        assert api.calls == 1
 
 
 def test_a_client_that_is_silent_before_the_handshake_delays_nobody(authority: Authority, tmp_path: Path) -> None:
