@@ -68,7 +68,9 @@ def recover(table: recovery.Table, task: tasks.Task) -> None:
         try:
             table.run(task, step)
         except Exception as error:  # any failure ends the rollback: lower steps rely on the upper ones
-            log.exception("task %s: recovery %s failed", task.id, step.title)
+            # Some recoveries end so by design: a transfer that was cut is settled by saying that it stays ILLEGAL.
+            unexpected = not isinstance(error, errors.StorageError)
+            log.error("task %s: recovery %s failed: %s", task.id, step.title, error, exc_info=unexpected)
             _give_up(task, step, steps[: number + 1], error)
             return
     task.retreat(_S.RECOVERED, recoveries=())

@@ -131,7 +131,9 @@ def test_an_unexpected_failure_is_code_100(machine: Machine) -> None:
     assert status["code"] == 100 and "secret" not in str(status["message"])
 
 
-def test_a_failed_recovery_ends_the_rollback_and_keeps_what_is_left(machine: Machine) -> None:
+def test_a_failed_recovery_ends_the_rollback_and_keeps_what_is_left(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
     def job(task: tasks.Task) -> None:
         task.push(step("a"))
         task.push(step("b", "broken"))
@@ -146,6 +148,9 @@ def test_a_failed_recovery_ends_the_rollback_and_keeps_what_is_left(machine: Mac
     record = machine.on_disk(task)
     assert record and record.state is S.FAILED
     assert [kept.name for kept in record.recoveries] == ["a", "b"]
+    [logged] = [entry for entry in caplog.records if entry.levelname == "ERROR"]
+    assert "still there" in logged.getMessage()
+    assert not logged.exc_info, "a failure that was foreseen is no bug, and needs no traceback"
 
 
 def test_success_that_cannot_be_recorded_is_undone(machine: Machine) -> None:
