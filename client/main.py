@@ -1,7 +1,7 @@
 """vdsClient: parse options, find the command, run it, print what it leaves, exit with its code.
 
-Exit codes: 0 success, 1 the server reports a failure (the status code itself, modulo 256, for the host's verbs),
-255 the command could not be used or the server not be reached.
+Exit codes: 0 success, 1 the server reports a failure (the status code itself, modulo 256, for most of the host's
+verbs), 130 Ctrl-C, 255 the command could not be used or the server not be reached.
 """
 
 import contextlib

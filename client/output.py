@@ -57,7 +57,7 @@ def failed(reply: Reply, group: str) -> Outcome | None:
     """The outcome if the reply reports a failure, else None.
 
     Args:
-        group: verbs of "host" exit with the status code itself, those of "storage" with 1.
+        group: "host" exits with the status code itself, "storage" with 1.
     """
     code, message = status(reply)
     if code == 0:

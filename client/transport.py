@@ -1,7 +1,7 @@
 """Calls on the server: XML-RPC over one kept-alive HTTP or HTTPS connection.
 
 A verb is sent once and never again by itself: after a lost connection nobody knows whether the server did the work,
-and creating or deleting twice is worse than an error message.
+and creating or deleting twice is worse than an error message. (Who only asks, like `waiting`, may ask again.)
 """
 
 import dataclasses
