@@ -52,6 +52,7 @@ class Binding:
     def __init__(self, target: bridge.Bridge, errors: Mapping[str, tuple[int, str]]) -> None:
         self._bridge = target
         self._errors = errors
+        self._described = ""
 
     def __call__(self, request: http.Request) -> http.Response:
         """Answer a request; never raises for anything that is in it."""
@@ -87,7 +88,7 @@ class Binding:
         if method == "rpc.discover":
             if params:
                 raise _Error(INVALID_PARAMS, "rpc.discover takes no parameter")
-            return _succeeded(request_id, self._bridge.catalogue.openrpc(self._errors))
+            return _with_result(request_id, self._document())
         try:
             reply = self._bridge.call_named(method, params, context)
         except bridge.UnknownVerb as error:
@@ -101,6 +102,12 @@ class Binding:
         except (KeyError, TypeError, ValueError) as error:
             broken = self._bridge.broken(reply.verb, repr(error))
             raise _Error(broken.code, broken.message) from error
+
+    def _document(self) -> str:
+        """The API's description as JSON, made once: it is long, and asking for it is short."""
+        if not self._described:
+            self._described = _encode(self._bridge.catalogue.openrpc(self._errors))
+        return self._described
 
 
 def _check_request(call: Any) -> None:
@@ -128,7 +135,11 @@ def _member(reply: bridge.Reply) -> Any:
 
 
 def _succeeded(request_id: Any, result: Any) -> str:
-    return _encode({"jsonrpc": "2.0", "id": None if request_id is _NOTHING else request_id, "result": result})
+    return _with_result(request_id, _encode(result))
+
+
+def _with_result(request_id: Any, text: str) -> str:
+    return f'{{"jsonrpc":"2.0","id":{_encode(None if request_id is _NOTHING else request_id)},"result":{text}}}'
 
 
 def _failed(request_id: Any, error: _Error) -> str:

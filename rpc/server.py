@@ -52,7 +52,8 @@ class Server(socketserver.TCPServer):
     """
 
     allow_reuse_address = True
-    request_queue_size = 128
+    # Connections that wait to be accepted. One that finds no place there hears nothing, and tries again after a second.
+    request_queue_size = 1024
 
     def __init__(
         self,

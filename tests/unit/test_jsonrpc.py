@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from rpc import bridge, http, jsonrpc
+from rpc import bridge, catalogue, http, jsonrpc
 from tests.support import fake_api, hostile
 
 ID = fake_api.ID
@@ -231,6 +231,13 @@ def test_discover_describes_the_api(peer: Peer) -> None:
     assert {method["name"] for method in document["methods"]} >= {"Host.ping", "Image.echoAll"}
     assert document["components"]["errors"] == {"Known": {"code": 262, "message": "broken"}}
     assert peer.call("rpc.discover", {"x": 1})["error"]["code"] == -32602
+
+
+def test_the_description_is_made_once(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer than hundreds of calls, so that few bytes could keep the daemon busy for long."""
+    found = peer.call("rpc.discover")
+    monkeypatch.setattr(catalogue.Catalogue, "openrpc", None)
+    assert peer.call("rpc.discover", id="other") == found | {"id": "other"}
 
 
 json_values = st.recursive(
