@@ -80,7 +80,7 @@ def failed_connections(reply: output.Reply) -> list[str]:
 
 
 def changes(reply: output.Reply) -> list[str]:
-    """What reconcileVolumeChain has changed: a line each."""
+    """What reconcileVolumeChain or undoReconcile has changed: a line each."""
     return [f"changed: {_change(change)}" for change in output.structs(reply, "changes")]
 
 

@@ -61,8 +61,8 @@ def test_no_line_is_taken_for_a_request(page: str) -> None:
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff: the page is not formatted here")
 def test_groff_has_no_complaint_and_prints_what_is_to_be_copied(page: str) -> None:
-    command = ["groff", "-man", "-ww", "-Tascii", "-P-cbou", "-rLL=200n"]
-    done = subprocess.run(command, input=page, capture_output=True, text=True, check=True)
+    formatter = ["groff", "-man", "-ww", "-Tascii", "-P-cbou", "-rLL=200n"]
+    done = subprocess.run(formatter, input=page, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert "vdsClient --completion bash > /etc/bash_completion.d/vdsClient" in done.stdout
     flat = " ".join(done.stdout.split())

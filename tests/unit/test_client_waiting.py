@@ -8,6 +8,7 @@ import pathlib
 import pty
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -327,7 +328,7 @@ def test_a_reply_without_an_id_is_an_error(fake: fakeserver.Fake) -> None:
 
 
 def test_a_connection_that_breaks_is_opened_again(fake: fakeserver.Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     answers = iter([fakeserver.fault(1, "no"), failure(99, "starting"), DONE])
     fake.replies["getTaskStatus"] = lambda *_: next(answers)
     assert main.run(["--wait", fake.address, "deleteImage", SD, SP, IMG]).code == 0
