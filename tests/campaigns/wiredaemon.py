@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rpc import catalogue
 from tests.campaigns import figures, wireends, wirejudge, wiretalk
-from tests.support import daemon, hostile, processes, wire
+from tests.support import daemon, hostilewire, processes, wire
 
 SECONDS = 2.0
 """What the campaign's daemon gives a request, and the pause between two."""
@@ -147,12 +147,17 @@ def bombs(found: figures.Figures, server: daemon.Daemon, rounds: int = 2) -> Non
 
 def hostile_requests() -> Iterator[tuple[str, bytes]]:
     """By name: bombs in XML and in JSON, and heads that are none."""
-    xml = (hostile.XML_DOCUMENT_TYPES, hostile.XML_TOO_MUCH, hostile.XML_NO_CALLS, hostile.XML_NOT_WELL_FORMED)
+    xml = (
+        hostilewire.XML_DOCUMENT_TYPES,
+        hostilewire.XML_TOO_MUCH,
+        hostilewire.XML_NO_CALLS,
+        hostilewire.XML_NOT_WELL_FORMED,
+    )
     for bodies in xml:
         yield from ((f"XML, {name}", wire.post(body, Connection="close")) for name, body in bodies.items())
-    for name, body in hostile.JSON_NOT_ACCEPTED.items():
+    for name, body in hostilewire.JSON_NOT_ACCEPTED.items():
         yield f"JSON, {name}", wire.post(body, "/jsonrpc", Connection="close")
-    yield from ((f"HTTP, {name}", request) for name, request in hostile.HTTP_BROKEN.items())
+    yield from ((f"HTTP, {name}", request) for name, request in hostilewire.HTTP_BROKEN.items())
 
 
 def fingerprint(tree: Path) -> str:

@@ -16,7 +16,7 @@ import trustme
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rpc import connection, server, tls
-from tests.support import fake_api, hostile, wire
+from tests.support import fake_api, hostilewire, wire
 
 Pair = tuple[server.Server, fake_api.FakeApi]
 
@@ -95,7 +95,7 @@ def test_a_client_that_asks_first_is_told_to_go_on(pair: Pair) -> None:
 BODY = wire.ping()
 
 
-@pytest.mark.parametrize("request_bytes", hostile.HTTP_BROKEN.values(), ids=hostile.HTTP_BROKEN)
+@pytest.mark.parametrize("request_bytes", hostilewire.HTTP_BROKEN.values(), ids=hostilewire.HTTP_BROKEN)
 def test_a_broken_request_is_refused_and_its_connection_ended(
     pair: Pair, request_bytes: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_broken_request_is_refused_and_its_connection_ended(
 
 
 def test_methods_that_are_allowed_are_named(pair: Pair) -> None:
-    response = wire.talk(pair[0].address, hostile.HTTP_BROKEN["get"])
+    response = wire.talk(pair[0].address, hostilewire.HTTP_BROKEN["get"])
     assert wire.status(response) == 405
     assert b"Allow: POST\r\n" in response
 
@@ -258,9 +258,9 @@ def test_no_thread_and_no_descriptor_is_left(pair: Pair) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    wire.talk(pair[0].address, hostile.HTTP_BROKEN["get"])
+    wire.talk(pair[0].address, hostilewire.HTTP_BROKEN["get"])
     before = descriptors()
-    for request in list(hostile.HTTP_BROKEN.values()) * 2:
+    for request in list(hostilewire.HTTP_BROKEN.values()) * 2:
         wire.talk(pair[0].address, request)
     assert pair[0].stop(wire.PATIENCE)
     assert descriptors() <= before

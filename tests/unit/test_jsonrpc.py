@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rpc import bridge, catalogue, http, jsonrpc
-from tests.support import fake_api, hostile
+from tests.support import fake_api, hostilewire
 
 ID = fake_api.ID
 MIB = 1024 * 1024
@@ -188,7 +188,7 @@ def test_a_batch_is_bounded(peer: Peer, calls: list[Any]) -> None:
     assert peer.api.calls == 0
 
 
-@pytest.mark.parametrize("body", hostile.JSON_NOT_ACCEPTED.values(), ids=hostile.JSON_NOT_ACCEPTED)
+@pytest.mark.parametrize("body", hostilewire.JSON_NOT_ACCEPTED.values(), ids=hostilewire.JSON_NOT_ACCEPTED)
 def test_json_that_is_not_accepted_is_a_parse_error(peer: Peer, body: bytes) -> None:
     tracemalloc.start()
     try:

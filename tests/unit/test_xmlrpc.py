@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rpc import bridge, http, xmlcodec, xmlrpc
-from tests.support import fake_api, hostile
+from tests.support import fake_api, hostilewire
 
 ID = fake_api.ID
 MIB = 1024 * 1024
 
 
-@pytest.mark.parametrize("body", hostile.XML_DOCUMENT_TYPES.values(), ids=hostile.XML_DOCUMENT_TYPES)
+@pytest.mark.parametrize("body", hostilewire.XML_DOCUMENT_TYPES.values(), ids=hostilewire.XML_DOCUMENT_TYPES)
 def test_a_document_type_is_refused_before_it_costs_anything(body: bytes) -> None:
     assert_refused_cheaply(body, well_formed=False)
 
 
-@pytest.mark.parametrize("body", hostile.XML_TOO_MUCH.values(), ids=hostile.XML_TOO_MUCH)
+@pytest.mark.parametrize("body", hostilewire.XML_TOO_MUCH.values(), ids=hostilewire.XML_TOO_MUCH)
 def test_too_much_is_refused_before_it_is_built(body: bytes) -> None:
     assert_refused_cheaply(body, well_formed=True)
 
@@ -39,14 +39,14 @@ def assert_refused_cheaply(body: bytes, *, well_formed: bool) -> None:
     assert peak < 2 * MIB + 2 * len(body)
 
 
-@pytest.mark.parametrize("body", hostile.XML_NO_CALLS.values(), ids=hostile.XML_NO_CALLS)
+@pytest.mark.parametrize("body", hostilewire.XML_NO_CALLS.values(), ids=hostilewire.XML_NO_CALLS)
 def test_xml_that_is_no_call_is_refused(body: bytes) -> None:
     with pytest.raises(xmlcodec.DecodeError) as refusal:
         xmlcodec.decode(body)
     assert refusal.value.well_formed
 
 
-@pytest.mark.parametrize("body", hostile.XML_NOT_WELL_FORMED.values(), ids=hostile.XML_NOT_WELL_FORMED)
+@pytest.mark.parametrize("body", hostilewire.XML_NOT_WELL_FORMED.values(), ids=hostilewire.XML_NOT_WELL_FORMED)
 def test_what_is_no_xml_is_refused(body: bytes) -> None:
     with pytest.raises(xmlcodec.DecodeError) as refusal:
         xmlcodec.decode(body)
@@ -73,7 +73,7 @@ def test_what_is_no_xml_is_refused(body: bytes) -> None:
     ],
 )
 def test_values_are_read(inner: str, value: Any) -> None:
-    method, params = xmlcodec.decode(hostile.with_value(inner))
+    method, params = xmlcodec.decode(hostilewire.with_value(inner))
     assert method == "m"
     assert params == [value]
     assert type(params[0]) is type(value)
@@ -81,7 +81,7 @@ def test_values_are_read(inner: str, value: Any) -> None:
 
 def test_a_call_needs_no_params_and_may_be_in_another_encoding() -> None:
     assert xmlcodec.decode(b"<methodCall><methodName>m</methodName></methodCall>") == ("m", [])
-    latin = "<?xml version='1.0' encoding='iso-8859-1'?>" + hostile.with_value("\xe4").decode()
+    latin = "<?xml version='1.0' encoding='iso-8859-1'?>" + hostilewire.with_value("\xe4").decode()
     assert xmlcodec.decode(latin.encode("latin-1")) == ("m", ["\xe4"])
 
 
@@ -206,7 +206,7 @@ def test_an_unknown_method_is_fault_1(peer: Peer, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "code"), [(b"<a", -32700), (hostile.laughs(6), -32700), (hostile.XML_NO_CALLS["base64"], -32600)]
+    ("body", "code"), [(b"<a", -32700), (hostilewire.laughs(6), -32700), (hostilewire.XML_NO_CALLS["base64"], -32600)]
 )
 def test_a_body_that_is_no_call_is_a_fault(peer: Peer, body: bytes, code: int) -> None:
     with pytest.raises(stdlib.Fault) as fault:
