@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import frontier
+
 # What is skipped without which program.
 _PROGRAMS = {
     "qemu-img": "all tests with real images",
@@ -24,6 +26,8 @@ _PROGRAMS = {
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Lines at the top of a run."""
     lines = [f"not run here: {what}, for {program} is missing" for program, what in _missing().items()]
+    if frontier.missing():
+        lines.append("not run here: tests with a client in Perl, for its module Frontier::Client is missing")
     if os.geteuid() != 0:
         lines.append("not run here: tests marked root, for this is not root")
     return lines or ["everything can run here"]
