@@ -70,7 +70,7 @@ def _extend(
     size: int,
     task: tasks.Task,
 ) -> None:
-    resizing.extend(domain, image_id, volume_id, size, task, _tool(services))
+    resizing.extend(domain, image_id, volume_id, size, services.settings.chain_limit, task, _tool(services))
 
 
 def _tool(services: Services) -> qemuimg.QemuImg:

@@ -24,6 +24,8 @@ def chain(domain: image.Domain, held: image.Contents, leaf: ids.VolumeId, limit:
         PrepareIllegalVolumeError: a volume of the chain is ILLEGAL: nobody knows yet whether its data is good.
         ImageIsNotLegalChain: a volume is missing or comes twice, there are too many, or a header contradicts a record.
         ImageValidationError: a record cannot be read, data is a symbolic link, or a header leads out of the image.
+        IncorrectFormat: a header calls its parent a format that the parent's record does not: a guest could have
+            written a header into its raw disk.
     """
     if leaf not in held:
         raise errors.VolumeDoesNotExist(volume=leaf, image=held.image)
@@ -90,6 +92,10 @@ def _check_header(domain: image.Domain, held: image.Contents, volume_id: ids.Vol
         raise errors.ImageValidationError(object=name, reason="its header does not say the format of its backing file")
     if (backing or ids.BLANK) != parent:
         raise _broken(held, f"volume {volume_id} stands on {backing or 'nothing'}, its record says {parent}")
+    below = held.records.get(parent)
+    if below is not None and head.backing_format != volume.QEMU_FORMATS[below.format]:
+        reason = f"its header calls its parent {head.backing_format}, which is {volume.QEMU_FORMATS[below.format]}"
+        raise errors.IncorrectFormat(object=name, reason=reason)
 
 
 def _broken(held: image.Contents, reason: str) -> errors.ImageIsNotLegalChain:

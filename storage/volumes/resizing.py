@@ -10,8 +10,8 @@ from pathlib import Path
 
 from storage import errors, files, ids
 from storage.jobs import tasks
-from storage.qemu import qcow2, qemuimg
-from storage.volumes import copying, creation, image, steps, volume, volume_metadata
+from storage.qemu import qemuimg
+from storage.volumes import copying, creation, image, source, steps, volume, volume_metadata
 
 _ALLOCATION_STEP = 256 * 1024 * 1024
 
@@ -21,6 +21,7 @@ def extend(
     image_id: ids.ImageId,
     volume_id: ids.VolumeId,
     size: int,
+    limit: int,
     task: tasks.Task,
     tool: qemuimg.QemuImg,
 ) -> None:
@@ -31,13 +32,15 @@ def extend(
 
     Args:
         size: bytes, rounded up to a sector; the size that it has already is success.
+        limit: most volumes of a chain.
 
     Raises:
         ImageDoesNotExistInSD, VolumeDoesNotExist: there is no such volume.
         VolumeNonWritable: it is a template, or between others.
         VolumeResizeValueError: smaller than it is, or larger than any file.
         VolumeIsBusy: a live process has a qcow2 volume open.
-        IncorrectFormat, ImageValidationError: its header is not one that a managed volume has.
+        IncorrectFormat, ImageValidationError, ImageIsNotLegalChain, PrepareIllegalVolumeError: see `source.chain`;
+            the tool opens all of it.
         NoSpaceLeftOnDomain: it is preallocated, and what it would grow by does not fit.
         VolumeExtendingError: qemu-img, or the storage, did not do it.
         TaskAborted: it was stopped.
@@ -55,11 +58,12 @@ def extend(
     def failed(reason: str) -> Exception:
         return errors.VolumeExtendingError(volume=volume_id, reason=reason)
 
+    if wanted > real and found.format == volume_metadata.COW:
+        source.chain(domain, image.contents(domain, image_id), volume_id, limit)
     path = image.paths(domain, image_id, volume_id).data
     with copying.explained(domain, task, volume_id, failed):
         task.push(steps.extend(domain.id, image_id, volume_id))
         if wanted > real and found.format == volume_metadata.COW:
-            _check_header(path, volume_id)
             tool.resize(path, "qcow2", wanted)
             files.sync(path)
         elif wanted > real or os.lstat(path).st_size != real:
@@ -81,17 +85,6 @@ def _growable(domain: image.Domain, image_id: ids.ImageId, volume_id: ids.Volume
     if used and found.format == volume_metadata.COW:
         raise errors.VolumeIsBusy(volume=volume_id, reason=used)
     return found
-
-
-def _check_header(path: Path, volume_id: ids.VolumeId) -> None:
-    """A writer follows what a header says, so it is looked at first."""
-    name = f"data of volume {volume_id}"
-    try:
-        objections = volume.header(path).objections
-    except qcow2.HeaderError as error:
-        raise errors.ImageValidationError(object=name, reason=error.reason) from None
-    if objections:
-        raise errors.IncorrectFormat(object=name, reason="; ".join(objections))
 
 
 def _grow_raw(

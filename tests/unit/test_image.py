@@ -587,6 +587,14 @@ def test_header_that_contradicts_the_record(disk):
         chain_of(disk, V3)
 
 
+def test_header_that_calls_a_raw_parent_qcow2(disk):
+    """A guest could have written a qcow2 header, which names any file, at the start of its disk."""
+    disk.chain(IMAGE, V1, V2)
+    bench.qemuimg.QemuImg().rebase_unsafe(data(disk, V2), V1, "qcow2")
+    with pytest.raises(errors.IncorrectFormat, match="calls its parent qcow2, which is raw"):
+        chain_of(disk, V2)
+
+
 def test_backing_name_of_3_5_is_the_same_chain(disk):
     disk.chain(IMAGE, V1, V2)
     images.create(data(disk, V2), bench.MIB, backing=f"../{IMAGE}/../{IMAGE}/{V1}", backing_format="raw")

@@ -24,7 +24,7 @@ def unflushed(monkeypatch):
 
 
 def extend(disk, volume_id, size, image_id=IMAGE):
-    return lambda task: resizing.extend(disk.here, image_id, volume_id, size, task, disk.tool)
+    return lambda task: resizing.extend(disk.here, image_id, volume_id, size, disks.LIMIT, task, disk.tool)
 
 
 def refused(disk, error, job):
@@ -112,6 +112,21 @@ def test_external_data_file_is_not_followed(tmp_path):
     victim.write_text("a secret")
     task = disk.run(extend(disk, V1, 2 * SIZE))
     assert bench.code(task) == errors.ImageValidationError.code and victim.read_text() == "a secret"
+
+
+@pytest.mark.parametrize("volume_id", [V2, V3])
+@pytest.mark.parametrize("form", ["{}", 'json:{{"driver":"file","filename":"{}"}}', "file:{}"])
+def test_what_headers_of_the_chain_name_is_not_opened(tmp_path, volume_id, form):
+    """Whoever makes a qcow2 image larger has qemu-img open the whole chain."""
+    disk = disks.Disks(tmp_path)
+    disk.chain(V1, V2, V3)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"a secret")
+    name = form.format(victim)
+    images.qemu_img("rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", name, disk.data(volume_id))
+    os.utime(victim, (1, 1))
+    refused(disk, errors.ImageValidationError, extend(disk, V3, 2 * SIZE))
+    assert victim.stat().st_atime == 1
 
 
 def test_space(tmp_path):
