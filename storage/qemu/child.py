@@ -3,13 +3,19 @@
 No shell, a process group of its own, the C locale. The limits are set right after the program was started
 (`prlimit`), because code between fork and exec is not safe in a process with threads; for some microseconds, while the
 program is being loaded and has read nothing yet, it runs without them.
+
+For the same reason it is ``setpriv`` of util-linux that ties a program's life to ours: a writer that outlives a killed
+daemon would go on under the recovery of the next one.
 """
 
 import contextlib
 import dataclasses
+import errno
+import functools
 import os
 import resource
 import selectors
+import shutil
 import signal
 import subprocess
 import threading
@@ -66,6 +72,7 @@ def run(
     stop: threading.Event | None = None,
     on_output: Callable[[bytes], None] | None = None,
     text: bytes = b"",
+    tied: bool = False,
 ) -> Result:
     """Run a program to its end.
 
@@ -74,15 +81,16 @@ def run(
         stop: kill the program soon after this is set.
         on_output: called in this thread with each piece of stdout; when it raises, the program is killed.
         text: what the program reads; short enough for a pipe to hold, so that writing it never waits.
+        tied: the program is killed when the calling thread ends for whatever reason, SIGKILL of our process included.
 
     Raises:
-        OSError: the program cannot be started.
+        OSError: the program, or for a tied one ``setpriv``, cannot be started.
         ValueError: the text is too long.
     """
     if len(text) > _TEXT_LIMIT:
         raise ValueError(f"more than {_TEXT_LIMIT} bytes of input")
     process = subprocess.Popen(
-        command,
+        _tied(command) if tied else command,
         stdin=subprocess.PIPE if text else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -100,6 +108,19 @@ def run(
         watch.close()
     code = -signal.SIGKILL if process.returncode is None else process.returncode
     return Result(code, bytes(watch.stdout), bytes(watch.stderr), watch.killed)
+
+
+def _tied(command: Sequence[str]) -> list[str]:
+    return [_found("setpriv"), "--pdeathsig", "KILL", "--", _found(command[0]), *command[1:]]
+
+
+@functools.cache
+def _found(program: str) -> str:
+    """Where a program is. Raises FileNotFoundError, as starting it would; that is not remembered."""
+    path = shutil.which(program)
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+    return path
 
 
 def _restrict(pid: int, limits: Limits) -> None:

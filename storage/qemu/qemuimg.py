@@ -347,7 +347,9 @@ class QemuImg:
         on_output: Callable[[bytes], None] | None = None,
     ) -> child.Result:
         try:
-            result = child.run([self._program, *arguments], limits or self._quick, stop=stop, on_output=on_output)
+            result = child.run(
+                [self._program, *arguments], limits or self._quick, stop=stop, on_output=on_output, tied=True
+            )
         except OSError as error:
             raise Failed(127, f"{self._program} cannot be started: {error.strerror}") from error
         _LOG.debug("qemu-img %a: %d", arguments, result.code)

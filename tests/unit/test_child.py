@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -27,6 +28,33 @@ def is_alive(pid: int) -> bool:
 def wait_gone(pid: int) -> None:
     while is_alive(pid):
         time.sleep(0.01)
+
+
+def test_a_tied_program_dies_with_a_process_that_is_killed() -> None:
+    script = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+from storage.qemu import child
+work = lambda: child.run(["sh", "-c", "echo $$; exec sleep 60"], child.Limits(), on_output=told, tied=True)
+told = lambda data: print(data.decode(), end="", flush=True)
+threading.Thread(target=work).start()
+"""
+    root = str(Path(child.__file__).parents[2])
+    with subprocess.Popen([sys.executable, "-c", script, root], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        pid = int(process.stdout.readline())
+        assert is_alive(pid)
+        process.kill()
+        process.wait()
+        wait_gone(pid)
+
+
+def test_a_tied_program_is_what_was_asked_for(tmp_path: Path) -> None:
+    done = child.run(["sh", "-c", "echo $0 $1; exit 3", "a b", "-c"], child.Limits(), tied=True)
+    assert (done.stdout, done.code) == (b"a b -c\n", 3)
+    for program in ("no-such-program", str(tmp_path / "neither")):
+        with pytest.raises(FileNotFoundError):
+            child.run([program], child.Limits(), tied=True)
 
 
 def test_output_and_code() -> None:
