@@ -16,6 +16,7 @@ _PROGRAMS = {
     "losetup": "tests of mounted storage",
     "mkfs.ext4": "tests of storage mounted from ext4",
     "mkfs.xfs": "tests of storage mounted from xfs",
+    "strace": "tests that watch the system calls of a daemon",
     "bash": "tests of the client's completion in bash",
     "zsh": "tests of the client's completion in zsh",
     "groff": "formatting of the manual page",
