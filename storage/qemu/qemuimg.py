@@ -351,7 +351,7 @@ class QemuImg:
                 [self._program, *arguments], limits or self._quick, stop=stop, on_output=on_output, tied=True
             )
         except OSError as error:
-            raise Failed(127, f"{self._program} cannot be started: {error.strerror}") from error
+            raise Failed(127, f"{error.filename or self._program} cannot be started: {error.strerror}") from error
         _LOG.debug("qemu-img %a: %d", arguments, result.code)
         if result.killed:
             if stop is not None and stop.is_set():
