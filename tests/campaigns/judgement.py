@@ -2,20 +2,24 @@
 
 The truth is taken before the daemon has looked: what every possible leaf shows, against what the guest had flushed.
 Then the daemon reconciles, exactly the volumes that it dropped are deleted, and the surviving leaf must show the
-guest's bytes.
+guest's bytes. A refusal is followed by the deep check, and only what is refused after that as well is left to a person.
+In some runs the daemon is killed in the middle of each such call, comes back and is asked again.
 """
 
 import dataclasses
 import random
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.campaigns import scenario
-from tests.support import daemon, oracle
+from tests.campaigns import cutting, scenario
+from tests.support import daemon, oracle, revival
 
 REFUSED = 262
+_UNPROVED = "not all compared"
+_DEEP_CHECK = "proveVolumeChain"
 
 
 @dataclasses.dataclass
@@ -26,8 +30,12 @@ class Result:
         switched: the header above the merged volume named the base already (internal merges).
         torn: it did, and bytes were missing there.
         mark_lies: the leaf was ILLEGAL, and its parent lacked what the guest had flushed.
+        hasty: the daemon was told to compare no bytes in a call.
+        referred: it refused for that reason, and said what to do.
+        resolved: it refused, and did no more after the deep check.
+        cuts: kills of the daemon in the middle of its reconciling.
         outcome: ``merged`` or ``undone`` (internal, header switched), ``kept`` (nothing dropped), ``dropped``
-            (the leaf), ``refused``, or ``failed``.
+            (the leaf), ``refused`` (after the deep check, too), or ``failed``.
         problems: everything that must not be; empty for a good run.
     """
 
@@ -36,6 +44,10 @@ class Result:
     switched: bool = False
     torn: bool = False
     mark_lies: bool = False
+    hasty: bool = False
+    referred: bool = False
+    resolved: bool = False
+    cuts: list[cutting.Cut] = dataclasses.field(default_factory=list)
     outcome: str = "failed"
     problems: list[str] = dataclasses.field(default_factory=list)
     wrong_leaf: bool = False
@@ -56,6 +68,9 @@ def run(pool: scenario.Keeper, number: int, seed: int, cell: scenario.Cell | Non
     except Exception as error:  # a campaign of hundreds of runs must go on, and report
         result.outcome = "failed"
         result.problems.append(f"{type(error).__name__}: {error}")
+        if cell.killed != scenario.ALONE:  # the next run must find a daemon
+            pool.kill()
+            pool.revive()
     result.seconds = time.monotonic() - started
     return result
 
@@ -66,63 +81,91 @@ def judge(pool: scenario.Keeper, scene: scenario.Scene, result: Result) -> None:
     right = {leaf: scene.loss(leaf) is None}
     if scene.cell.commit == "active":
         right[scene.target] = scene.loss(scene.target) is None
-        result.mark_lies = scene.cell.marked and not right[scene.target]
+        result.mark_lies = scene.marked and not right[scene.target]
     else:
         named = Path(oracle.backing_name(image.layers[leaf].path) or "").name
         result.switched = named == scene.target
         result.torn = result.switched and not right[leaf]
-    before = oracle.fingerprint(image.directory)
-    look = pool.look(image, leaf)
-    _expect(result, oracle.fingerprint(image.directory) == before, "getVolumeChain changed something")
-    answer = pool.reconcile(image, leaf)
+    result.hasty = pool.hasty
+    if pool.hasty and scene.random.random() < 0.25:
+        pool.prove(image, leaf)  # by somebody who knows that it will be needed
+    before = cutting.stamps(image.directory)
+    answer = _reconcile(pool, scene, result)
     if answer["status"]["code"] == REFUSED:
-        _refused(pool, scene, result, answer, before, right)
-    elif answer["status"]["code"]:
+        answer = _refused(pool, scene, result, answer, before)
+    if answer["status"]["code"] == REFUSED:
+        answer = _chosen(pool, scene, result, right)
+    if answer["status"]["code"]:
         result.problems.append(f"reconcileVolumeChain: {answer['status']}")
     else:
-        _expect(result, look.get("volumes") == answer["volumes"], f"getVolumeChain foretold {look}")
         _accepted(pool, scene, result, answer["volumes"], right)
 
 
+def _reconcile(
+    pool: scenario.Keeper, scene: scenario.Scene, result: Result, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Look, and reconcile; where the daemon is to be killed, once or twice to no end. Looking must change nothing."""
+    image, leaf, chance = scene.image, scene.leaf, scene.random
+    before = cutting.stamps(image.directory)
+    started = time.monotonic()
+    look = pool.look(image, leaf)
+    seconds = time.monotonic() - started
+    _expect(result, cutting.stamps(image.directory) == before, "getVolumeChain changed something")
+    if scene.cell.killed == scenario.REPAIR and isinstance(pool, revival.Pool):
+        call = cutting.Call(leaf, options, 1.5 * seconds + 0.02, look.get("changes", ()))
+        result.cuts += [cutting.cut(pool, image, call, chance) for _ in range(chance.choice([1, 1, 2]))]
+    answer = pool.reconcile(image, leaf, options)
+    if answer["status"]["code"] == 0 and options is None:
+        _expect(result, look.get("volumes") == answer["volumes"], f"getVolumeChain foretold {look}")
+    return answer
+
+
 def _refused(
-    pool: scenario.Keeper,
-    scene: scenario.Scene,
-    result: Result,
-    answer: dict[str, Any],
-    before: dict[str, tuple[int, int, str]],
-    right: dict[str, bool],
-) -> None:
-    """A refusal is right only where nobody can know; it must name both candidates and change nothing."""
-    result.outcome = "refused"
-    image = scene.image
-    _expect(result, oracle.fingerprint(image.directory) == before, "a refusal changed something")
-    again = pool.reconcile(image, scene.leaf)["status"]
+    pool: scenario.Keeper, scene: scenario.Scene, result: Result, answer: dict[str, Any], before: cutting.Stamps
+) -> dict[str, Any]:
+    """A refusal changes nothing and names the deep check, after which only what nobody can know is refused."""
+    image, leaf = scene.image, scene.leaf
+    text = answer["status"]["message"]
+    _expect(result, cutting.stamps(image.directory) == before, "a refusal changed something")
+    again = pool.reconcile(image, leaf)["status"]
     _expect(result, again == answer["status"], f"the second call says {again}")
-    if reasons := _against_refusal(scene, answer["status"]["message"]):
-        result.bad_refusal = True
-        result.problems.append(f"refused although {'; '.join(reasons)}: {answer['status']['message']}")
-        return
+    _expect(result, _DEEP_CHECK in text, f"the refusal does not tell of the deep check: {text}")
+    result.referred = _UNPROVED in text
+    _expect(result, pool.hasty or not result.referred, f"there was time to compare: {text}")
+    pool.prove(image, leaf)
+    proved = _reconcile(pool, scene, result)
+    result.resolved = proved["status"]["code"] == 0
+    if result.resolved:
+        _expect(result, result.referred, f"the deep check had nothing to add to {text}")
+    elif proved["status"]["code"] == REFUSED:
+        _expect(result, cutting.stamps(image.directory) == before, "a refusal after the deep check changed something")
+        if reasons := _against_refusal(scene, proved["status"]["message"]):
+            result.bad_refusal = True
+            result.problems.append(f"refused although {'; '.join(reasons)}: {proved['status']['message']}")
+    return proved
+
+
+def _chosen(pool: scenario.Keeper, scene: scenario.Scene, result: Result, right: Mapping[str, bool]) -> dict[str, Any]:
+    """Somebody has looked at both and names the right one."""
     choice = scene.leaf if right[scene.leaf] else scene.target
-    answer = pool.reconcile(image, scene.leaf, {"leaf": choice})
-    if answer["status"]["code"]:
-        result.problems.append(f"the choice of {choice} is refused: {answer['status']}")
-        return
-    _expect(result, answer["volumes"][-1:] == [choice], "the choice was not followed")
-    _accepted(pool, scene, result, answer["volumes"], right)
+    answer = _reconcile(pool, scene, result, {"leaf": choice})
+    if answer["status"]["code"] == 0:
+        _expect(result, answer["volumes"][-1:] == [choice], "the choice was not followed")
     result.outcome = "refused"
+    return answer
 
 
 def _against_refusal(scene: scenario.Scene, text: str) -> list[str]:
     """Why a refusal with this text is not right; empty when it is."""
-    if not scene.cell.marked:
+    if not scene.marked:
         return ["nothing was marked ILLEGAL"]
     if scene.leaf not in text or scene.target not in text:
         return ["it does not name both candidates"]
-    reasons = []
+    reasons = ["not all bytes were compared"] if _UNPROVED in text else []
     apart = _apart(scene.image, scene.leaf, scene.target)
     if not -scenario.MARGIN <= apart <= scenario.window(scene):
         reasons.append(f"the last writes lie {apart:.3f} s apart")
-    if _shows(scene.image, scene.leaf) == _shows(scene.image, scene.target):
+    if _show_the_same(scene.image, scene.leaf, scene.target):
         reasons.append("both candidates show the same bytes")
     return reasons
 
@@ -133,7 +176,8 @@ def _accepted(
     """Carry out the answer as an engine would, and compare the guest's bytes."""
     image, leaf = scene.image, scene.leaf
     dropped = [volume for volume in reversed(image.volumes) if volume not in volumes]
-    result.outcome = _outcome(scene, result, volumes, dropped)
+    if result.outcome != "refused":
+        result.outcome = _outcome(scene, result, volumes, dropped)
     if not volumes or list(volumes) != [volume for volume in image.volumes if volume in volumes]:
         result.problems.append(f"{volumes} is no chain of {image.volumes}")
         return
@@ -190,8 +234,14 @@ def _apart(image: daemon.Image, leaf: str, parent: str) -> float:
     return (times[0] - times[1]) / 1e9
 
 
-def _shows(image: daemon.Image, volume: str) -> str:
-    return oracle.digest(image.layers[volume].path, image.layers[volume].format)
+def _show_the_same(image: daemon.Image, first: str, second: str) -> bool:
+    """Whether two volumes read the same, through all that is beneath each."""
+    formats = [word for key, v in (("-f", first), ("-F", second)) for word in (key, image.layers[v].format)]
+    paths = [str(image.layers[volume].path) for volume in (first, second)]
+    done = subprocess.run(["qemu-img", "compare", *formats, *paths], capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(done.stderr)
+    return done.returncode == 0
 
 
 def _evidence(scene: scenario.Scene) -> str:

@@ -1,7 +1,7 @@
 """One live merge that is killed: what there is to merge, when it is killed, and how that is done.
 
 A volume chain is made through the daemon and opened in a real QEMU; a guest writes and flushes while a block-commit is
-under way, and QEMU is killed at some moment. `judgement` looks at what is left.
+under way, and QEMU is killed at some moment, alone or together with the daemon. `judgement` looks at what is left.
 
 Each layer has its data in ranges of its own (steps of 8 MiB), so that no layer hides the loss of another.
 """
@@ -29,11 +29,14 @@ _STEP = 8 * 1024 * 1024 // oracle.BLOCK
 _LIVE = 7  # the step that nobody but the running guest writes to
 _INTERNAL = ("running", "switching", "completed")
 _ACTIVE = ("running", "ready", "marked", "lagging", "pivoting", "pivoted")
+ALONE, TOGETHER, REPAIR = KILLS = ("alone", "together", "repair")
 
 
 class Keeper(Protocol):
-    """Who keeps volumes and says what a chain is: `daemon.Pool`, or a stand-in."""
+    """Who keeps volumes and says what a chain is: `revival.Pool`, or a stand-in."""
 
+    @property
+    def hasty(self) -> bool: ...
     def make_image_chain(self, size: int, formats: Sequence[str]) -> daemon.Image: ...
     def mark(self, image: daemon.Image, volume: str, legality: str) -> None: ...
     def look(self, image: daemon.Image, leaf: str) -> dict[str, Any]: ...
@@ -42,6 +45,11 @@ class Keeper(Protocol):
     def info(self, image: daemon.Image, volume: str) -> dict[str, Any]: ...
     def can_start(self, image: daemon.Image, leaf: str) -> None: ...
     def delete_image(self, image: daemon.Image) -> None: ...
+    def send_mark(self, image: daemon.Image, volume: str, legality: str) -> None: ...
+    def is_marked(self, image: daemon.Image, volume: str) -> bool: ...
+    def prove(self, image: daemon.Image, leaf: str) -> None: ...
+    def kill(self) -> None: ...
+    def revive(self) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,30 +63,44 @@ class Cell:
             no pivot was asked for. ``lagging``: the same, and the mirror is held. ``pivoting``: within 20 ms of
             the request. ``pivoted``: QEMU has said so, and the guest went on writing.
         base: format of the volume that takes the data.
+        killed: ``alone``: QEMU. ``together``: QEMU and the daemon, at the same moment, and where the mark is being set,
+            in the middle of that. ``repair``: QEMU, and then the daemon in the middle of its reconciling.
     """
 
     commit: str
     moment: str
     base: str
-
-    def __str__(self) -> str:
-        return f"{self.commit} {self.moment} ({self.base})"
+    killed: str = ALONE
 
     @property
-    def marked(self) -> bool:
-        """Whether the leaf was ILLEGAL when QEMU was killed."""
-        return self.moment in ("marked", "lagging", "pivoting", "pivoted")
+    def merge(self) -> str:
+        """What was merged and how far, without who was killed."""
+        return f"{self.commit} {self.moment} ({self.base})"
+
+    def __str__(self) -> str:
+        return self.merge if self.killed == ALONE else f"{self.merge} {self.killed}"
 
 
-CELLS = [
-    Cell(commit, moment, base)
+_MERGES = [
+    (commit, moment, base)
     for commit, moments in (("internal", _INTERNAL), ("active", _ACTIVE))
     for moment in moments
     for base in ("qcow2", "raw")
 ]
 
+CELLS = [
+    Cell(*merge, KILLS[(index + turn) % len(KILLS)])
+    for turn in range(len(KILLS))
+    for index, merge in enumerate(_MERGES)
+]
+"""All of them; each third has every merge once."""
 
-SCHEDULE = [*CELLS, *[Cell("internal", "switching", "qcow2")] * 4, *[Cell("active", "pivoting", "qcow2")] * 2]
+_SUDDEN = [
+    *[Cell("internal", "switching", "qcow2", killed) for killed in (*KILLS, *KILLS, *KILLS, REPAIR, REPAIR, REPAIR)],
+    *[Cell("active", "pivoting", "qcow2", killed) for killed in (*KILLS, *KILLS)],
+]
+
+SCHEDULE = [*CELLS, *_SUDDEN]
 """One turn of a campaign: every cell, and more of those where the truth changes within a millisecond."""
 
 VERSIONS = (3, 5)
@@ -93,6 +115,7 @@ class Scene:
     image: daemon.Image
     disk: oracle.Disk
     random: random.Random
+    marked: bool = False  # whether the leaf was ILLEGAL when QEMU was killed
 
     @property
     def leaf(self) -> str:
@@ -109,9 +132,10 @@ class Scene:
         return oracle.different(layer.path, layer.format, self.disk)
 
 
-def version(number: int, seed: int) -> int:
-    """Version of the domain that a run of a campaign wants."""
-    return random.Random(f"{seed}:{number}:version").choice(VERSIONS)
+def place(number: int, seed: int) -> tuple[int, bool]:
+    """Version of the domain that a run of a campaign wants, and whether its daemon shall compare no bytes in a call."""
+    chance = random.Random(f"{seed}:{number}:place")
+    return chance.choice(VERSIONS), chance.random() < 0.25
 
 
 def interrupt(pool: Keeper, cell: Cell, chance: random.Random) -> Scene:
@@ -134,8 +158,14 @@ def interrupt(pool: Keeper, cell: Cell, chance: random.Random) -> Scene:
         try:
             _merge(pool, scene, machine, user)
         finally:
+            machine.process.kill()
+            if cell.killed == TOGETHER:
+                pool.kill()
             machine.kill()
             user.finish()
+    scene.marked = pool.is_marked(image, scene.leaf)
+    if cell.killed == TOGETHER:
+        pool.revive()
     return scene
 
 
@@ -207,6 +237,10 @@ def _merge_active(pool: Keeper, scene: Scene, machine: guest.Machine, user: gues
         machine.pause()
     user.wait_flushes(chance.randint(0, 10))
     if moment == "ready":
+        return
+    if moment == "marked" and scene.cell.killed == TOGETHER and chance.random() < 0.5:
+        pool.send_mark(scene.image, scene.leaf, "ILLEGAL")
+        _spin(chance.uniform(0, 0.01))
         return
     pool.mark(scene.image, scene.leaf, "ILLEGAL")
     if moment == "marked":

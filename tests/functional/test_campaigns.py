@@ -34,6 +34,8 @@ def test_demo_shows_a_torn_merge_and_every_byte(tmp_path: Path, monkeypatch: pyt
 
 
 def test_campaign_counts_every_run(tmp_path: Path) -> None:
+    """Three runs: QEMU killed alone, then together with the daemon, then the daemon in its repair."""
+    assert {cell.killed for cell in scenario.SCHEDULE[:3]} == set(scenario.KILLS)
     done = run("tests.campaigns.merges", "--runs", "3", "--seed", "4", "--jobs", "2", "--directory", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 runs in" in done.stdout and "wrong leaf: 0, different bytes: 0" in done.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.campaigns import judgement, merges, scenario
-from tests.support import believer, daemon, guest
+from tests.support import believer, daemon, guest, revival
 
 pytestmark = [
     pytest.mark.qemu,
@@ -16,18 +16,22 @@ pytestmark = [
 ]
 
 SEED = 20
-RUNS = [*scenario.CELLS, scenario.Cell("internal", "switching", "qcow2"), scenario.Cell("active", "pivoting", "qcow2")]
+RUNS = [
+    *scenario.CELLS[: len(scenario.CELLS) // len(scenario.KILLS)],  # every merge once
+    scenario.Cell("internal", "switching", "qcow2", scenario.REPAIR),
+    scenario.Cell("active", "pivoting", "qcow2"),
+]
 
 
 @pytest.fixture(scope="module")
-def pools() -> Iterator[Callable[[int], daemon.Pool]]:
+def pools() -> Iterator[Callable[[int], revival.Pool]]:
     """A pool for each domain version, made when first asked for."""
     with contextlib.ExitStack() as stack:
         yield functools.cache(lambda version: stack.enter_context(merges.pool(version)))
 
 
 @pytest.mark.parametrize("number", range(len(RUNS)), ids=lambda number: str(RUNS[number]).replace(" ", "-"))
-def test_killed_merge_keeps_every_flushed_byte(pools: Callable[[int], daemon.Pool], number: int) -> None:
+def test_killed_merge_keeps_every_flushed_byte(pools: Callable[[int], revival.Pool], number: int) -> None:
     result = judgement.run(pools(scenario.VERSIONS[number // 2 % 2]), number, SEED, RUNS[number])
     assert not result.problems
     if result.torn:
@@ -74,6 +78,9 @@ def test_table_counts_what_the_results_say() -> None:
     good = judgement.Result(0, cell, switched=True, torn=True, outcome="undone")
     bad = judgement.Result(1, cell, outcome="merged", different=True, problems=["different bytes"])
     text = merges.table([good, bad])
-    row = next(line for line in text.splitlines() if line.startswith(str(cell)))
-    assert row.split()[3:] == ["2", "1", "1", "-", "1", "1", "-", "-", "-", "-"]
+    row = next(line for line in text.splitlines() if line.startswith(cell.merge))
+    assert row.split()[3:] == ["2", "-", "-", "1", "1", "-", "1", "1", "-", "-", "-", "-"]
     assert "different bytes: 1" in text and "torn merges undone: 1 of 1" in text
+    figures = merges.counted([good, bad], 3)
+    assert (figures.counts["runs"], figures.counts["torn merges"], figures.counts["different bytes"]) == (2, 1, 1)
+    assert figures.failures == [f"run 1, {cell}: different bytes", "1 runs did not come back"]

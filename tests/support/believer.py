@@ -31,6 +31,8 @@ def chain(image: daemon.Image, leaf: str, illegal: bool) -> list[str]:
 class Believer:
     """A pool without a daemon: images in a directory, metadata in memory, no proof of anything."""
 
+    hasty = False
+
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._illegal: set[str] = set()
@@ -48,6 +50,21 @@ class Believer:
 
     def mark(self, image: daemon.Image, volume: str, legality: str) -> None:
         (self._illegal.add if legality == "ILLEGAL" else self._illegal.discard)(volume)
+
+    def send_mark(self, image: daemon.Image, volume: str, legality: str) -> None:
+        self.mark(image, volume, legality)
+
+    def is_marked(self, image: daemon.Image, volume: str) -> bool:
+        return volume in self._illegal
+
+    def prove(self, image: daemon.Image, leaf: str) -> None:
+        """A believer asks for no proof."""
+
+    def kill(self) -> None:
+        """There is no process."""
+
+    def revive(self) -> None:
+        """There is no process."""
 
     def look(self, image: daemon.Image, leaf: str) -> dict[str, Any]:
         return {"status": {"code": 0, "message": "OK"}, "volumes": chain(image, leaf, leaf in self._illegal)}

@@ -1,0 +1,103 @@
+"""Killing the daemon in the middle of a call of reconcileVolumeChain, alone or with the qemu-img that it started."""
+
+import contextlib
+import dataclasses
+import os
+import random
+import select
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support import daemon, revival
+
+_REBASE_SECONDS = 0.012  # a change of a header is over after that, nearly always
+
+Stamps = dict[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """What a kill met.
+
+    Attributes:
+        answered: the call was over before.
+        changed: something had been changed.
+        child: a qemu-img was about to change a header, or just doing it.
+    """
+
+    answered: bool
+    changed: bool
+    child: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call to be cut off.
+
+    Attributes:
+        leaf: what to reconcile from.
+        options: of the call.
+        seconds: that it may take, about.
+        changes: that it is going to make.
+    """
+
+    leaf: str
+    options: Mapping[str, Any] | None
+    seconds: float
+    changes: Sequence[Mapping[str, str]]
+
+    @property
+    def points_back(self) -> bool:
+        """Whether it is going to change a header."""
+        return any(change["field"] == "backing" for change in self.changes)
+
+
+def cut(pool: revival.Pool, image: daemon.Image, call: Call, chance: random.Random) -> Cut:
+    """Call, kill the daemon at some moment of that, and have it running again."""
+    before = stamps(image.directory)
+    with contextlib.ExitStack() as stack:
+        at_gate = call.points_back and chance.random() < 0.75
+        arrivals = stack.enter_context(pool.gate.shut()) if at_gate else None
+        thread = pool.send_reconcile(image, call.leaf, call.options)
+        handle = arrivals.wait() if arrivals else None
+        if arrivals and handle is not None:
+            stack.callback(os.close, handle)
+            answered = _kill_both(pool, arrivals, handle, thread, chance)
+        else:
+            time.sleep(chance.uniform(0, call.seconds))
+            answered = not thread.is_alive()
+            pool.kill()
+    changed = stamps(image.directory) != before
+    pool.revive()
+    return Cut(answered, changed, handle is not None)
+
+
+def _kill_both(
+    pool: revival.Pool, arrivals: revival.Arrivals, handle: int, thread: threading.Thread, chance: random.Random
+) -> bool:
+    """Kill the daemon and its qemu-img before or in the change of a header; whether the call was over before."""
+    let_go = chance.random() < 0.75
+    if let_go:
+        arrivals.let_go()
+        time.sleep(chance.uniform(0, _REBASE_SECONDS))
+    answered = not thread.is_alive()
+    survives = let_go and chance.random() < 0.25
+    daemon_first = survives or chance.random() < 0.5
+    if daemon_first:
+        pool.daemon.process.kill()
+    if not survives:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    pool.kill()
+    select.select([handle], [], [], 20)  # one that survives works on for a moment
+    return answered
+
+
+def stamps(directory: Path) -> Stamps:
+    """Who every file is, its size, and when it was last changed in any way, which nobody can take back."""
+    found = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(directory)}
+    return {name: (info.st_ino, info.st_mode, info.st_size, info.st_ctime_ns) for name, info in sorted(found.items())}
