@@ -219,8 +219,9 @@ def _make_place(domain: image.Domain, request: Request, plan: _Plan, task: tasks
     place = domain.image_directory(request.image)
     source, parent = request.source_image, request.parent if request.source_image != request.image else None
     if parent and plan.parent and plan.parent.voltype != volume_metadata.SHARED:
-        task.push(steps.set_shared(domain.id, source, parent))
-        template.set_shared(domain, source, parent)
+        with volume.reserved([image.paths(domain, source, parent).data]):
+            task.push(steps.set_shared(domain.id, source, parent))
+            template.set_shared(domain, source, parent)
     if not os.path.lexists(place):
         task.push(steps.directory(place, request.image))
         files.make_directory(place)

@@ -298,7 +298,11 @@ class _Work:
         ancestor, successor = self._plan.ancestor, self._plan.successor
         self._keep(ancestor)
         mark(self._domain, self._image, ancestor.volume, _ILLEGAL)
-        self._tool.commit(successor.path, ancestor.path, stop=self._task.stopping, progress=self._meter(PUSH))
+        try:
+            self._tool.commit(successor.path, ancestor.path, stop=self._task.stopping, progress=self._meter(PUSH))
+        except qemuimg.InUse:  # not begun: should the rest not be undone while it is in use, guests can start on it
+            mark(self._domain, self._image, ancestor.volume, _LEGAL)
+            raise
         files.sync(ancestor.path)
         self._switch(ancestor.path)
 
@@ -427,8 +431,9 @@ def finish(
     """
     names = names_of(domain, image_id, gone[0], successor, task.id)
     data = image.paths(domain, image_id, successor).data
-    is_cow = image.read_metadata(domain, image_id, successor).format == volume_metadata.COW
-    if is_cow and names.snapshot in tool.snapshots(data):
+    is_cow = image.read_metadata(domain, image_id, successor).format == volume_metadata.COW and volume.is_qcow2(data)
+    # Mostly there is none, and a guest that has come meanwhile is in nobody's way then.
+    if is_cow and volume.header(data).snapshots and names.snapshot in tool.snapshots(data):
         tool.snapshot(data, "delete", names.snapshot)
         files.sync(data)
     for volume_id in reversed(gone):

@@ -81,7 +81,8 @@ def _hold(case: Case, play: Play, place: str, mode: str) -> list[str]:
     before = play.disk.records()
     with case.directed():
         outcome = case.act(play)
-    refuses = place in case.refused and (case.readers or mode == visitor.WRITER)
+    readers = case.writers if case.readers is None else case.readers
+    refuses = place in (case.writers if mode == visitor.WRITER else readers)
     problems = somebody.leave()
     if not somebody.opened:
         problems.append(f"nobody could open it: {somebody.refusal}")
@@ -101,48 +102,75 @@ def _hold(case: Case, play: Play, place: str, mode: str) -> list[str]:
 
 def appearing(case: Case, where: site.Site, found: figures.Figures, stride: int, first: int) -> None:
     """Have a guest start before every n-th step of the verb, each time on a new image."""
-    at = first
-    while True:
+    at, coming = first, True
+    while coming:
         play = case.stage(where)
-        somebody = visitor.Visitor(play.layers(), play.truth)
-        coming = arrival.Arrival(at, somebody.arrive)
-        play.step = coming.step
-        before = play.disk.records()
-        with case.directed(), coming.watching():
-            outcome = case.act(play)
-        problems = somebody.leave()
-        if coming.came:
+        stay = _Stay(case, play, at)
+        coming = stay.coming.came
+        if coming:
             found.add("guests that appeared")
-            found.add("that got hold of the disk" if somebody.opened else "that were kept away")
-        problems += _judged(case, play, outcome, somebody.opened, before)
-        step = f"before step {at} ({coming.where})" if coming.came else "undisturbed"
-        who = "got in" if somebody.opened else "did not get in"
-        found.failures += [f"{case.name}, guest {who} {step}: {problem}" for problem in problems]
+            found.add("that got hold of the disk" if stay.opened else "that were kept away")
+        if not stay.outcome.clean:
+            found.add("undone in part, disk whole")
+        found.failures += [f"{case.name}, {stay}: {problem}" for problem in stay.problems()]
         _clear(play)
-        if not coming.came:
-            return
         at += stride
 
 
-def _judged(case: Case, play: Play, outcome: site.Outcome, opened: bool, before: dict[str, str]) -> list[str]:
-    problems = []
-    if outcome.code not in (0, BUSY) or not outcome.clean:
-        problems.append(f"{outcome}")
-    if outcome.code == BUSY and not opened:
-        problems.append(f"{outcome} because of a guest that was not there")
-    if outcome.code == BUSY:
-        problems += _unchanged(play, before)
-        problems += _again(case, play) if case.repairs else []
-        return problems + _reads(play, play.disk, play.truth)
-    if opened and case.shares and "VOLTYPE=LEAF" in before[f"{play.disk.volumes[-1]}.meta"]:
-        problems.append("a volume that a machine writes to became a template")
-    if case.after == inuse_cases.SAME or opened:
-        return problems + _reads(play, _place(play), play.truth)
-    if case.after == inuse_cases.REPLACED:
-        return problems + _reads(play, play.disk, play.fresh)
-    if play.disk.path(-1).exists():
-        problems.append("it is still there")
-    return problems
+class _Stay:
+    """One call of a verb during which a guest starts."""
+
+    def __init__(self, case: Case, play: Play, at: int) -> None:
+        self._case = case
+        self._play = play
+        self._at = at
+        self._guest = visitor.Visitor(play.layers(), play.truth)
+        self._before = play.disk.records()
+        self._met: dict[str, str] = {}
+        self.coming = arrival.Arrival(at, self._come)
+        play.step = self.coming.step
+        with case.directed(), self.coming.watching():
+            self.outcome = case.act(play)
+        self._trouble = self._guest.leave()
+
+    def _come(self) -> None:
+        self._met = self._play.disk.records()
+        self._guest.arrive()
+
+    @property
+    def opened(self) -> bool:
+        """The guest got hold of the disk."""
+        return self._guest.opened
+
+    def __str__(self) -> str:
+        if not self.coming.came:
+            return "undisturbed"
+        return f"guest {'' if self.opened else 'not '}let in before step {self._at} ({self.coming.where})"
+
+    def problems(self) -> list[str]:
+        """What is wrong afterwards."""
+        found = [*self._trouble]
+        case, play, outcome = self._case, self._play, self.outcome
+        if outcome.code not in (0, BUSY) or not (outcome.clean or (case.leaves and self.opened)):
+            found.append(f"{outcome}")
+        if outcome.code == BUSY:
+            return found + self._refused()
+        if case.shares and self.opened and "VOLTYPE=LEAF" in self._met.get(f"{play.disk.volumes[-1]}.meta", ""):
+            found.append("a volume that a machine writes to became a template")
+        if case.after == inuse_cases.REPLACED:
+            # Who was let in after all came upon the new content, and wrote into that.
+            play.fresh.flushed.update({block: play.truth.flushed[block] for block in self._guest.blocks})
+            return found + _reads(play, play.disk, play.fresh)
+        if case.after == inuse_cases.SAME or self.opened:
+            return found + _reads(play, _place(play), play.truth)
+        return [*found, "it is still there"] if play.disk.path(-1).exists() else found
+
+    def _refused(self) -> list[str]:
+        found = [] if self.opened else [f"{self.outcome} because of a guest that is not there"]
+        found += _unchanged(self._play, self._before)
+        if self._case.repairs:
+            found += _again(self._case, self._play)
+        return found + _reads(self._play, self._play.disk, self._play.truth)
 
 
 def _again(case: Case, play: Play) -> list[str]:

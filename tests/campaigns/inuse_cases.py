@@ -62,11 +62,12 @@ class Case:
         formats: of the volumes, root first.
         prepare: brings the image into the state that the verb is for; gives the image that guests start on.
         after: what is there once the verb has succeeded.
-        refused: places that, held by somebody, make it refuse.
-        readers: whether readers do as well.
+        writers: places that, held by somebody who writes, make it refuse.
+        readers: the same by somebody who reads; None: the same places.
         way: how a merge is done.
         record: it writes records only, and may while the machine runs.
         repairs: the disk reads right only once it has been done.
+        leaves: a guest that comes in the middle keeps a part of it from being undone; nothing of its disk is touched.
         shares: it makes the volume a template, which nobody may write to from then on.
     """
 
@@ -75,11 +76,12 @@ class Case:
     formats: tuple[str, ...] = ("qcow2", "qcow2", "qcow2")
     prepare: Callable[[Play], Play] = lambda play: play
     after: str = SAME
-    refused: frozenset[str] = frozenset({LEAF})
-    readers: bool = True
+    writers: frozenset[str] = frozenset({LEAF})
+    readers: frozenset[str] | None = None
     way: str = ""
     record: bool = False
     repairs: bool = False
+    leaves: bool = False
     shares: bool = False
 
     @contextlib.contextmanager
@@ -238,24 +240,24 @@ RAW = ("raw", "qcow2", "qcow2")
 ONE = ("qcow2",)
 
 CASES = (
-    Case("reconcile, torn", _reconcile, prepare=_torn, refused=CHAIN, repairs=True),
-    Case("reconcile, merged", _reconcile, RAW, prepare=_merged, refused=CHAIN),
-    Case("merge, pull", _merge(1, 2), RAW, refused=UPPER, way=merging.PULL),
-    Case("merge, push", _merge(1, 2), refused=UPPER, way=merging.PUSH),
-    Case("merge into the base, push", _merge(0, 1), RAW, refused=CHAIN, way=merging.PUSH),
-    Case("merge, copy", _merge(0, 2), RAW, refused=CHAIN, way=merging.COPY),
+    Case("reconcile, torn", _reconcile, prepare=_torn, writers=CHAIN, repairs=True),
+    Case("reconcile, merged", _reconcile, RAW, prepare=_merged, writers=CHAIN),
+    Case("merge, pull", _merge(1, 2), RAW, writers=UPPER, way=merging.PULL),
+    Case("merge, push", _merge(1, 2), writers=CHAIN, readers=UPPER, way=merging.PUSH, leaves=True),
+    Case("merge into the base, push", _merge(0, 1), RAW, writers=CHAIN, way=merging.PUSH),
+    Case("merge, copy", _merge(0, 2), RAW, writers=CHAIN, way=merging.COPY),
     Case("delete the leaf", _delete_leaf, after=GONE),
-    Case("delete all volumes", _delete_all, after=GONE, refused=CHAIN),
-    Case("delete the image", _verb("deleteImage", "false", "false"), after=GONE, refused=CHAIN),
-    Case("move", _move(2), RAW, refused=CHAIN),
+    Case("delete all volumes", _delete_all, after=GONE, writers=CHAIN),
+    Case("delete the image", _verb("deleteImage", "false", "false"), after=GONE, writers=CHAIN),
+    Case("move", _move(2), RAW, writers=CHAIN),
     Case("move two", _move_two, ONE, prepare=_beside),
-    Case("copy", _move(1), readers=False),
-    Case("extend", _extend),
-    Case("sync", _sync, prepare=_copied, refused=CHAIN),
+    Case("copy", _move(1), writers=CHAIN, readers=frozenset()),
+    Case("extend", _extend, writers=CHAIN, readers=frozenset({LEAF})),
+    Case("sync", _sync, prepare=_copied, writers=CHAIN),
     Case("upload", _put, ("raw",), after=REPLACED),
     Case("overwrite", _overwrite, ONE, prepare=lambda play: _beside(_copied(play)), after=REPLACED),
     Case("derive", _derive, ONE, shares=True),
-    Case("legality", _on_leaf("setVolumeLegality", "LEGAL"), refused=frozenset(), record=True),
-    Case("description", _on_leaf("setVolumeDescription", "another"), refused=frozenset(), record=True),
-    Case("size", _on_leaf("volumeSetSize", str(SIZE)), refused=frozenset(), record=True),
+    Case("legality", _on_leaf("setVolumeLegality", "LEGAL"), writers=frozenset(), record=True),
+    Case("description", _on_leaf("setVolumeDescription", "another"), writers=frozenset(), record=True),
+    Case("size", _on_leaf("volumeSetSize", str(SIZE)), writers=frozenset(), record=True),
 )

@@ -174,8 +174,10 @@ class Disk:
         return self.directory / self.volumes[number]
 
     def records(self) -> dict[str, str]:
-        """What is in the directory: records by their text, other files by their length."""
-        found = {}
+        """What is in the directory: records by their text, other files by their length; nothing where it is gone."""
+        found: dict[str, str] = {}
+        if not self.directory.exists():
+            return found
         for path in sorted(self.directory.iterdir()):
             found[path.name] = path.read_text() if path.suffix == ".meta" else f"{path.stat().st_size} bytes"
         return found

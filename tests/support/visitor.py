@@ -22,6 +22,7 @@ class Visitor:
     Attributes:
         opened: it got hold of the disk.
         refusal: why it did not.
+        blocks: that it has written.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Visitor:
         self._client: nbd.Client | None = None
         self.opened = False
         self.refusal = ""
+        self.blocks: set[int] = set()
 
     def arrive(self) -> None:
         """Start, and write the first blocks where it may."""
@@ -73,6 +75,7 @@ class Visitor:
     def _write(self, serial: int) -> None:
         blocks = random.Random(serial).sample(range(self._disk.size // oracle.BLOCK), 3)
         assert self._client is not None
+        self.blocks.update(blocks)
         guest.Guest(self._client, self._disk, random.Random(serial)).write(blocks)
 
     def _read(self) -> list[str]:
@@ -84,6 +87,8 @@ class Visitor:
         return []
 
     def _end(self) -> None:
+        if self._client is not None:
+            self._client.close()
         if self._machine is not None:
             with self._machine:
                 if self._machine.process.poll() is None:
