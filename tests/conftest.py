@@ -34,6 +34,15 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return lines or ["everything can run here"]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much of the table of outcomes there is, after a run in which it was played."""
+    reports = (report for found in terminalreporter.stats.values() for report in found)
+    if any("test_outcomes.py" in getattr(report, "nodeid", "") for report in reports):
+        from tests.support.outcomes import table  # reads the whole schema
+
+        terminalreporter.write_line(table.summary())
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs more than this machine has."""
     no_images = pytest.mark.skip(reason="needs qemu-img")
