@@ -14,7 +14,8 @@ from typing import Any
 
 from tests.support import daemon, revival
 
-_REBASE_SECONDS = 0.012  # a change of a header is over after that, nearly always
+_WRITE_SECONDS = 0.01  # about as long as it takes to flush one change
+_LAST_SECONDS = 0.1  # a change of a header is over after that
 
 Stamps = dict[str, tuple[int, ...]]
 
@@ -66,9 +67,15 @@ def cut(pool: revival.Pool, image: daemon.Image, call: Call, chance: random.Rand
         handle = arrivals.wait() if arrivals else None
         if arrivals and handle is not None:
             stack.callback(os.close, handle)
-            answered = _kill_both(pool, arrivals, handle, thread, chance)
+            _come_in_between(image.directory, arrivals, thread, chance)
+            answered = not thread.is_alive()
+            _kill_both(pool, handle, chance)
         else:
-            time.sleep(chance.uniform(0, call.seconds))
+            if call.changes and chance.random() < 0.75:
+                _wait_change(image.directory, before, thread)
+                time.sleep(chance.choice([0, chance.uniform(0, _WRITE_SECONDS)]))
+            else:
+                time.sleep(chance.uniform(0, call.seconds))
             answered = not thread.is_alive()
             pool.kill()
     changed = stamps(image.directory) != before
@@ -76,25 +83,36 @@ def cut(pool: revival.Pool, image: daemon.Image, call: Call, chance: random.Rand
     return Cut(answered, changed, handle is not None)
 
 
-def _kill_both(
-    pool: revival.Pool, arrivals: revival.Arrivals, handle: int, thread: threading.Thread, chance: random.Random
-) -> bool:
-    """Kill the daemon and its qemu-img before or in the change of a header; whether the call was over before."""
-    let_go = chance.random() < 0.75
-    if let_go:
-        arrivals.let_go()
-        time.sleep(chance.uniform(0, _REBASE_SECONDS))
-    answered = not thread.is_alive()
-    survives = let_go and chance.random() < 0.25
-    daemon_first = survives or chance.random() < 0.5
-    if daemon_first:
+def _come_in_between(
+    directory: Path, arrivals: revival.Arrivals, thread: threading.Thread, chance: random.Random
+) -> None:
+    """Stay before the change of a header, or let it begin and wait until some moment in it or shortly after it."""
+    if chance.random() < 0.25:
+        return
+    before = stamps(directory)
+    arrivals.let_go()
+    if chance.random() < 0.5:
+        _wait_change(directory, before, thread)
+    time.sleep(chance.choice([0, chance.uniform(0, _WRITE_SECONDS)]))
+
+
+def _wait_change(directory: Path, before: Stamps, thread: threading.Thread) -> None:
+    """Watch an image's directory, as fast as this machine can, until something is changed or a call is over."""
+    while thread.is_alive() and stamps(directory) == before:
+        pass
+
+
+def _kill_both(pool: revival.Pool, handle: int, chance: random.Random) -> None:
+    """Kill the daemon and its qemu-img; one in four times that may live on, if it can without the daemon."""
+    survives = chance.random() < 0.25
+    if survives or chance.random() < 0.5:
         pool.daemon.process.kill()
-    if not survives:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    if survives:
+        select.select([handle], [], [], _LAST_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
     pool.kill()
-    select.select([handle], [], [], 20)  # one that survives works on for a moment
-    return answered
+    select.select([handle], [], [], 20)
 
 
 def stamps(directory: Path) -> Stamps:
