@@ -19,6 +19,7 @@ from vdsmlite import (
     config,
     listen,
     logs,
+    memory,
     notify,
     pidfile,
     signals,
@@ -78,6 +79,7 @@ def serve(options: Options) -> int:
 def _run(
     wanted: config.Config, address: listen.Address, security: tls.Settings | None, report: background.Report
 ) -> int:
+    memory.share()
     came = signals.Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     notifier = notify.Notifier()
 
