@@ -98,7 +98,9 @@ def compile_check(verb: catalogue.Verb, types: Mapping[str, Any]) -> Check:
         Values of ignored wire positions are checked, too, and stay in the result.
     """
     schemas = {position.name: position.schema for position in verb.wire} | {p.name: p.schema for p in verb.params}
-    validate = fastjsonschema.compile({"type": "object", "properties": schemas, "components": {"schemas": types}})
+    call = {"type": "object", "properties": schemas}
+    # The compiler writes the schema at the root into its code, whole: behind a reference, the types are not part of it.
+    validate = fastjsonschema.compile({"$ref": "#/call", "call": call, "components": {"schemas": types}})
     coercions = {param.name: _COERCIONS[param.coerce] for param in verb.params if param.coerce}
     fractional = frozenset(name for name, schema in schemas.items() if _takes_fractions(schema, types))
     return functools.partial(_check, validate, coercions, fractional)

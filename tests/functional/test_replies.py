@@ -3,9 +3,10 @@
 Bridge, API and storage are the real ones; only the network is left out.
 """
 
+import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ LEAF = "22bd7538-c48b-4b94-ba94-def922151d48"
 MIB = 1024 * 1024
 
 
+@functools.cache
+def result_check(name: str) -> Callable[[Any], Any]:
+    """Checker of a verb's whole result, by its schema."""
+    schema = CATALOGUE.verbs[name].document["result"]["schema"]
+    check: Callable[[Any], Any] = fastjsonschema.compile({**schema, "components": {"schemas": CATALOGUE.types}})
+    return check
+
+
 class Client:
     """Calls verbs, and holds every reply to the schema.
 
@@ -54,8 +63,7 @@ class Client:
         verb = CATALOGUE.verbs[name]
         reply = self._reply(verb, values)
         if reply.code == 0:
-            check = {**verb.document["result"]["schema"], "components": {"schemas": CATALOGUE.types}}
-            fastjsonschema.compile(check)(reply.result)
+            result_check(name)(reply.result)
             assert verb.member in (None, "*") or verb.member in reply.result
             if verb.member is None:
                 assert not reply.result
@@ -82,10 +90,10 @@ class JsonClient(Client):
     def __init__(self, built: services.Services, *, by_name: bool) -> None:
         super().__init__(built)
         self.peer = jsonpeer.Peer(self._bridge, status.errors_table())
-        self._by_name = by_name
+        self.by_name = by_name
 
     def _reply(self, verb: catalogue.Verb, values: tuple[Any, ...]) -> bridge.Reply:
-        return self.peer.verb(verb, values, by_name=self._by_name)
+        return self.peer.verb(verb, values, by_name=self.by_name)
 
 
 @pytest.fixture
@@ -333,11 +341,11 @@ def every_verb(client: Client, storage: Path, version: str) -> None:
     assert client.answered >= set(CATALOGUE.verbs) - NOT_ON_EVERY_HOST
 
 
-@pytest.mark.parametrize("by_name", [True, False])
-def test_errors_over_json_are_those_of_the_document(built: services.Services, by_name: bool) -> None:
-    client = JsonClient(built, by_name=by_name)
+def test_errors_over_json_are_those_of_the_document(built: services.Services) -> None:
+    client = JsonClient(built, by_name=True)
     for verb in VERBS:
-        client.try_call(verb.name, *samples.positional(verb))
+        for client.by_name in (True, False):
+            client.try_call(verb.name, *samples.positional(verb))
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)

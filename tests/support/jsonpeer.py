@@ -65,8 +65,8 @@ class Peer:
 
     def _check(self, method: str, result: Any) -> None:
         if method not in self._checks:
-            schema = {**self._methods[method]["result"]["schema"], "components": self._components}
-            self._checks[method] = fastjsonschema.compile(schema)
+            document = {"result": self._methods[method]["result"]["schema"], "components": self._components}
+            self._checks[method] = fastjsonschema.compile({"$ref": "#/result", **document})
         self._checks[method](result)
         self.checked.add(method)
 

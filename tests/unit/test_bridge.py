@@ -1,6 +1,8 @@
 """From arguments to a call, and from an outcome to a status."""
 
+import json
 import logging
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +252,17 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 VERBS: catalogue.Catalogue
 CHECK: arguments.Check
+
+
+def test_the_checks_of_all_verbs_do_not_each_hold_all_types() -> None:
+    """Some hundred of them stay in memory, and each first call waits for one to be made."""
+    verbs = catalogue.load()
+    some = list(verbs.verbs.values())[:10]
+    arguments.compile_check(some[0], verbs.types)
+    tracemalloc.start()
+    try:
+        checks = [arguments.compile_check(verb, verbs.types) for verb in some]
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert checks and held < len(json.dumps(verbs.types)) * len(checks) / 2
