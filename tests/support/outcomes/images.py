@@ -173,8 +173,7 @@ def of_a_damaged_volume(stage: Stage, row: Row) -> Attempts:
         yield at(stage, row)
 
 
-@produces("VolumeIsBusy", "moveImage", "syncImageData", "moveMultipleImages", "copyImage", "deleteVolume", where=TASK)
-@produces("VolumeIsBusy", "extendVolumeSize", "mergeSnapshots", "proveVolumeChain", where=TASK)
+@produces("VolumeIsBusy", where=TASK)
 def of_a_volume_in_use(stage: Stage, row: Row) -> Attempts:
     with in_use(volume_file(stage)):
         yield at(stage, row)
@@ -354,6 +353,19 @@ def by_no_operation(stage: Stage, row: Row) -> Attempts:
 @produces("NotImplementedException", "syncImageData", where=TASK)
 def of_no_type(stage: Stage, row: Row) -> Attempts:
     yield at(stage, row, syncType="NONE")
+
+
+def with_its_structure_there(stage: Stage, row: Row) -> Attempts:
+    """The other domain has the same volumes; what is wrong is here."""
+    stage.fresh_image(stage.there, stage.image)
+    with table.general(row)(stage, row) as attempt:
+        yield attempt
+
+
+UNREADABLE = ("VolumeAccessError", "VolumeMetadataReadError")
+WRONG = ("ImagePathError", "ImageIsNotLegalChain", "PrepareIllegalVolumeError", "ImageValidationError", "VolumeIsBusy")
+for _error in (*WRONG, *UNREADABLE):
+    produces(_error, "syncImageData", where=TASK, root=_error in UNREADABLE)(with_its_structure_there)
 
 
 @produces("DestImageActionError", "syncImageData", where=TASK)
