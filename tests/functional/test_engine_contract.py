@@ -6,6 +6,7 @@ Each test is a flow. The engine is in `tests.support.engine`; anything it could 
 import contextlib
 import os
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -524,6 +525,14 @@ def test_host_death(tmp_path: Path) -> None:
         made.keep_alive()
 
 
+def settle(host: hosts.Host, task: str) -> None:
+    """Wait for the end of a task without clearing it."""
+    end = time.monotonic() + centre.PATIENCE
+    while (found := reading.task(host.call("getTaskStatus", task))).state != "finished":
+        assert time.monotonic() < end, found
+        time.sleep(0.01)
+
+
 def test_tasks_outlive_the_daemon_until_they_are_cleared(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         made, servers = stack.enter_context(new_centre(tmp_path))
@@ -534,11 +543,9 @@ def test_tasks_outlive_the_daemon_until_they_are_cleared(tmp_path: Path) -> None
         how = (str(8 * MIB), COW, SPARSE, DATA_DISK)
         task = made.start_task("createVolume", disk.domain, made.id, disk.id, *how, *copy)
         spm = made.elect()
-        while reading.task(spm.call("getTaskStatus", task)).state != "finished":
-            pass
+        settle(spm, task)
         unknown = made.start_task("mergeSnapshots", disk.domain, made.id, BLANK, disk.id, NOBODY, copy[0], "false")
-        while reading.task(spm.call("getTaskStatus", unknown)).state != "finished":
-            pass
+        settle(spm, unknown)
         before = reading.tasks(spm.call("getAllTasksStatuses"))
         servers[0].kill()
         made.close()
