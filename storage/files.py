@@ -98,9 +98,7 @@ def create(path: Path, data: bytes = b"", *, size: int | None = None, mode: int 
     sync_directory(path.parent)
 
 
-def _write_new(
-    path: Path, data: bytes, mode: int, size: int | None = None, *, mtime_ns: int | None = None
-) -> None:
+def _write_new(path: Path, data: bytes, mode: int, size: int | None = None, *, mtime_ns: int | None = None) -> None:
     fd = os.open(path, _CREATE, mode)
     try:
         os.fchmod(fd, mode)
@@ -307,7 +305,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def put_over(source: Path, target: Path) -> None:
-    """Put a finished file in the place of another in the same directory, which is gone then; durable on return.
+    """Put a finished file in the place of another, which is gone then; durable on return.
 
     After any crash the target is the old or the new file. Where both are names of one file, `source` just goes.
     """
@@ -315,6 +313,8 @@ def put_over(source: Path, target: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(source)  # renaming does nothing when both are names of one file
     sync_directory(target.parent)
+    if source.parent != target.parent:
+        sync_directory(source.parent)
 
 
 def copy_ranges(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import stat
 
 from storage import control, files, layout, locks, settings
 from storage.domains import connections, domain, keeper, monitor, mounter
@@ -58,6 +59,16 @@ class Services:
         self.keeper.close()
 
 
+def _sweep(repository: layout.Repository) -> None:
+    """Remove temporaries of an earlier process: the repository belongs to one process at a time."""
+    places = [repository.root, repository.mnt, *(repository.mnt / name for name in layout.CONTAINERS)]
+    if files.file_type(repository.run) == stat.S_IFDIR:
+        places += [repository.run / name for name in files.names(repository.run)]
+    for place in places:
+        if files.file_type(place) == stat.S_IFDIR:
+            files.sweep_temporaries(place)
+
+
 def build(wanted: settings.Settings) -> Services:
     """Put the storage floor together.
 
@@ -67,6 +78,7 @@ def build(wanted: settings.Settings) -> Services:
     repository = layout.Repository(wanted.repository)
     files.make_directory(repository.root)
     files.make_directory(repository.mnt)
+    _sweep(repository)
     table = recovery.Table(rollback.ACTIONS)
     lock_table = locks.LockTable(wanted.lock_timeout)
     domains = domain.Finder(repository, local_posixfs=wanted.local_posixfs)

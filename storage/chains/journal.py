@@ -132,6 +132,7 @@ def write(path: Path, entry: Entry) -> None:
     while len(data := json.dumps({"version": 1, "entries": kept}, indent=1).encode()) > READ_LIMIT and len(kept) > 1:
         del kept[0]
     files.make_directory(path.parent)
+    files.sweep_replaced(path)
     files.replace(path, data)
 
 

@@ -37,7 +37,11 @@ def load(path: Path, sight: inspection.Sight) -> dict[evidence.Question, evidenc
 
 
 def save(path: Path, sight: inspection.Sight, answers: walk.Answers) -> None:
-    """Keep answers that settle something, instead of those kept before; durable on return."""
+    """Keep answers that settle something, instead of those kept before; durable on return.
+
+    Raises:
+        StorageException: they cannot be kept; those kept before are.
+    """
     kept = [
         {
             "question": dataclasses.asdict(question),
@@ -47,8 +51,13 @@ def save(path: Path, sight: inspection.Sight, answers: walk.Answers) -> None:
         for question, answer in answers.items()
         if answer.same is not None
     ]
-    files.make_directory(path.parent)
-    files.replace(path, json.dumps({"version": 1, "answers": kept}, indent=1).encode())
+    try:
+        files.make_directory(path.parent)
+        files.sweep_replaced(path)
+        files.replace(path, json.dumps({"version": 1, "answers": kept}, indent=1).encode())
+    except OSError as error:
+        reason = f"the answers cannot be kept: {error.strerror or error}"
+        raise errors.StorageException(reason=reason) from error
 
 
 def _question(kept: dict[str, Any]) -> evidence.Question:

@@ -82,7 +82,9 @@ class FileDomain:
         Raises:
             OSError: it could not be found out.
         """
-        return files.file_type(self.path / "dom_md") == stat.S_IFDIR or files.file_type(self._tombstone) == stat.S_IFDIR
+        left = (self.path, self.path / "dom_md")  # a link in place of the first would lead out of the storage
+        is_there = all(files.file_type(each) == stat.S_IFDIR for each in left)
+        return is_there or files.file_type(self._tombstone) == stat.S_IFDIR
 
     def metadata(self) -> domain_metadata.DomainMetadata:
         """The record as it is now, verified.
@@ -246,6 +248,7 @@ class FileDomain:
         if new.raw != current.raw:
             try:
                 mode = stat.S_IMODE(os.lstat(self.metadata_path).st_mode)
+                files.sweep_replaced(self.metadata_path)
                 files.replace(self.metadata_path, data, mode)
             except OSError as error:
                 raise self._access_error(error) from error

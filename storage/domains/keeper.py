@@ -118,7 +118,7 @@ class Keeper:
             What is wrong with each, or None: it is held, and will be connected as soon as that can be.
 
         Raises:
-            StorageServerActionError: the record cannot be used.
+            StorageServerActionError: the record cannot be used, or not be written.
             OSError: the record cannot be written; nothing is held then.
         """
         found: dict[str, errors.StorageError | None] = {}
@@ -158,7 +158,7 @@ class Keeper:
         """Every reference, and what the last look at its target has found. Does not wait for one.
 
         Raises:
-            StorageServerActionError: the record cannot be used.
+            StorageServerActionError: the record cannot be used, or not be written.
         """
         with self._guard:
             self._check_record()
@@ -251,7 +251,11 @@ class Keeper:
             log.error("%s", self._damage)
 
     def _write(self, held: dict[str, reference.Reference]) -> None:
-        files.replace(self._record, reference.dump(held), _MODE)
+        try:
+            files.replace(self._record, reference.dump(held), _MODE)
+        except OSError as error:
+            reason = f"{self._record} cannot be written: {error.strerror or error}"
+            raise errors.StorageServerActionError(reason=reason) from error
         self._references = held
 
     def _check_record(self) -> None:

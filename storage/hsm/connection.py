@@ -66,18 +66,23 @@ def _each(
     # All are made before the first is connected, so that a wrong number in one leaves nothing half done.
     wanted = [(entry, services.connections.of(domain_type, entry)) for entry in entries]
     try:
-        statuses = [{"id": str(entry["id"]), "status": _status(each, action, entry)} for entry, each in wanted]
+        statuses = [{"id": str(entry["id"]), "status": _status(each, action, entry, refusal)} for entry, each in wanted]
     finally:
         services.domains.forget()
     return {"statuslist": statuses}
 
 
-def _status(connection: connections.Connection, action: Action, entry: Mapping[str, Any]) -> int:
+def _status(
+    connection: connections.Connection, action: Action, entry: Mapping[str, Any], refusal: type[errors.StorageError]
+) -> int:
     try:
         action(connection)
     except errors.StorageError as error:
         log.warning("connection %s: %s", entry["id"], error)
         return error.code
+    except OSError as error:
+        log.warning("connection %s: %s", entry["id"], error)
+        return refusal.code
     except Exception:  # the protocol answers a status for each entry, and the next entry deserves its try
         log.exception("connection %s", entry["id"])
         return errors.GeneralException.code

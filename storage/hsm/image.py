@@ -1,6 +1,7 @@
 """Verbs on an image."""
 
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from storage import errors, ids, layout, locks, services as storage_services
 from storage.hsm import access
 from storage.jobs import tasks
 from storage.volumes import deletion, image, preparation, steps
+
+log = logging.getLogger(__name__)
 
 Services = storage_services.Services
 
@@ -54,7 +57,15 @@ def delete(
     except BaseException:
         held.release()
         raise
-    return access.scheduled(services, "deleteImage", pool_id, held, functools.partial(_purge, domain, image_id))
+    job = functools.partial(_purge, domain, image_id)
+    try:
+        return access.scheduled(services, "deleteImage", pool_id, held, job)
+    except errors.TaskMetaDataSaveError as error:
+        # On full storage there may be no room for the task's record, and what would make room is the image itself.
+        log.warning("image %s is freed at once: %s", image_id, error)
+        deletion.purge(domain, image_id)
+        _, held = access.take(services, "deleteImage", pool_id, domain_id, image_id)
+        return access.scheduled(services, "deleteImage", pool_id, held, job)
 
 
 def _purge(domain: image.Domain, image_id: ids.ImageId, task: tasks.Task) -> bool:

@@ -83,7 +83,7 @@ def _status(text: str) -> str:
 
 
 def disconnect(services: Services, pool_id: ids.PoolId, host_id: int) -> None:
-    """disconnectStoragePool: forget a pool; success when it is not connected.
+    """disconnectStoragePool: forget a pool; success when it is not connected. Links of an earlier process go, too.
 
     Raises:
         InvalidParameterException: the host id is negative.
@@ -96,6 +96,7 @@ def disconnect(services: Services, pool_id: ids.PoolId, host_id: int) -> None:
         try:
             which = services.pools.get(pool_id)
         except errors.StoragePoolUnknown:
+            services.pools.drop_links(pool_id)
             return
         if which.role is not pool.Role.FREE:
             raise errors.IsSpm(pool=pool_id, role=which.role)

@@ -215,13 +215,18 @@ class Task:
             raise errors.InvalidRecovery(task=self.id, recovery=step.title)
         self._put(recoveries=stack[: opened[-1]] + ((step,) if step else ()))
 
-    def clear_recoveries(self) -> None:
+    def clear_recoveries(self, *left: recovery.Recovery) -> None:
         """Point of no return of the whole task: nothing is undone from here on. Durable on return.
 
+        Args:
+            left: steps that finish what is left to be done, should the task not come to its end.
+
         Raises:
-            TaskMetaDataSaveError: it could not be written; the stack stays as it was.
+            InvalidRecovery, TaskMetaDataSaveError: as in `push`; the stack stays as it was.
         """
-        self._put(recoveries=())
+        if unknown := self._table.unknown(left):
+            raise errors.InvalidRecovery(task=self.id, recovery=unknown.title)
+        self._put(recoveries=left)
 
     def progress(self, message: str, **extra: Any) -> None:
         """Tell watchers how far the job is; not written.

@@ -49,7 +49,8 @@ def _fill(target: Path, source: Path) -> list[Path]:
             files.make_directory(target / entry.name, mode)
             left += _fill(target / entry.name, path)
         elif entry.is_file(follow_symlinks=False):
-            files.create(target / entry.name, files.read(path, _LIMIT), mode=mode)
+            # In one step: nothing that is half copied may ever pass for a machine, whatever becomes of the migration.
+            files.replace(target / entry.name, files.read(path, _LIMIT), mode)
         else:
             left.append(path)
     return left

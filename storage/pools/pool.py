@@ -152,10 +152,14 @@ class Pool:
         Raises:
             StoragePoolDisconnectionError: one could not be removed.
         """
-        try:
-            poollinks.remove(self._repository, self.id)
-        except OSError as error:
-            raise errors.StoragePoolDisconnectionError(reason=f"links: {error}") from error
+        _remove_links(self._repository, self.id)
+
+
+def _remove_links(repository: layout.Repository, pool_id: ids.PoolId) -> None:
+    try:
+        poollinks.remove(repository, pool_id)
+    except OSError as error:
+        raise errors.StoragePoolDisconnectionError(reason=f"links: {error}") from error
 
 
 class Registry:
@@ -274,6 +278,14 @@ class Registry:
         """
         pool.unlink()
         self._pools.pop(pool.id, None)
+
+    def drop_links(self, pool_id: ids.PoolId) -> None:
+        """Remove what an earlier process left of a pool that is not connected; the caller holds the pool's lock.
+
+        Raises:
+            StoragePoolDisconnectionError: a link could not be removed.
+        """
+        _remove_links(self._repository, pool_id)
 
     def _find_master(self, pool_id: ids.PoolId, master_id: ids.DomainId) -> domain.Domain:
         try:

@@ -335,8 +335,9 @@ def collapse(
         meter = Meter(task, "copying the disk", [source.guest_bytes(layers)])
         build(staged, wanted, tool, meter.next())
         staged.publish({wanted.volume: wanted.metadata})
-        task.clear_recoveries()
+        task.clear_recoveries(staged.rest)
         staged.close()
+        task.clear_recoveries()
     log.info("copied the disk of volume %s into volume %s of image %s", origin.volume, wanted.volume, image_id)
     return wanted.volume
 

@@ -10,12 +10,12 @@ step  change                                      a rollback after it
       lacks, on backup domains only
 2     the image is built and put in its place     removes it, the original is as it was
 3     move: the original gets a tombstone's name  keeps the image: it is the only one now
-4     recoveries are cleared                      -
-5     marker, tombstone and what was overwritten  -
+4     recoveries are cleared, but for step 5      goes on with step 5
+5     marker, tombstone and what was overwritten  goes on with it
 ====  ==========================================  =====================================================================
 
 So at any moment, and after any crash and its rollback, an image that is moved is in one domain at least, and in exactly
-one once all is settled. What is left of step 5 is swept by whoever works on that image next.
+one once all is settled.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from storage import errors, files, ids
 from storage.jobs import tasks
 from storage.qemu import qemuimg
-from storage.volumes import copying, deletion, image, source, staging, template, volume, volume_metadata
+from storage.volumes import copying, deletion, image, source, staging, steps, template, volume, volume_metadata
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +77,16 @@ def copy_images(
         for plan in sorted(plans, key=lambda plan: not plan.is_template):
             # Planned anew, for an image may have brought what the next one stands on.
             done += _carry(route, _plan(route, plan.image, remove=remove), task, tool, meter, remove=remove)
-        if remove:
-            for plan in plans:
-                deletion.retire(route.origin, plan.image)
-        task.clear_recoveries()
+        gone = image_ids if remove else ()
+        for image_id in gone:
+            deletion.retire(route.origin, image_id)
+        purges = [steps.finish_purge(route.origin.id, image_id) for image_id in gone]
+        task.clear_recoveries(*(staged.rest for staged in done), *purges)
         for staged in reversed(done):
             staged.close()
-    if remove:
-        for image_id in image_ids:
-            deletion.purge(route.origin, image_id)
+    for image_id in gone:
+        deletion.purge(route.origin, image_id)
+    task.clear_recoveries()
 
 
 def clone_structure(route: Route, image_id: ids.ImageId, task: tasks.Task, tool: qemuimg.QemuImg) -> None:
@@ -103,9 +104,10 @@ def clone_structure(route: Route, image_id: ids.ImageId, task: tasks.Task, tool:
         copying.check_space(route.target, sum(copying.needed(w, tool) for w in plan.wanted))
         meter = copying.Meter(task, "making volume", [1 for _ in plan.wanted], in_bytes=False)
         done = _carry(route, plan, task, tool, meter, remove=False)
-        task.clear_recoveries()
+        task.clear_recoveries(*(staged.rest for staged in done))
         for staged in reversed(done):
             staged.close()
+        task.clear_recoveries()
 
 
 # ---------------------------------------------------------------- looking

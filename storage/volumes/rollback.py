@@ -235,6 +235,7 @@ _KNOWN: Mapping[recovery.Triple, recovery.Action] = {
     steps.EXTEND: _by_ids(settle_capacity),
     steps.TRANSFER: settle_transfer,
     steps.STAGED: staging.recover,
+    steps.FINISH_STAGED: staging.finish,
     steps.FINISH_SYNC: syncing.recover,
     steps.MERGE: unmerging.recover,
     steps.FINISH_MERGE: unmerging.go_on,

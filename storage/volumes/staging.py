@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Protocol
 
 from storage import errors, files, ids, layout
-from storage.jobs import tasks
+from storage.jobs import recovery, tasks
 from storage.volumes import image, steps, volume, volume_metadata
 
 log = logging.getLogger(__name__)
@@ -110,8 +110,17 @@ class Staging:
 
     def close(self) -> None:
         """Remove what proves whose work it was, and the image that was overwritten; repeatable."""
-        files.unlink(self._domain.image_directory(self.image) / _marker(self.task.id))
-        files.remove_tree(_old(self._domain, self.image, self.task.id))
+        _tidy(self._domain, self.image, self.task.id)
+
+    @property
+    def rest(self) -> recovery.Recovery:
+        """The step that closes it, once it is to stay."""
+        return steps.finish_staged(self.id, self.image)
+
+
+def _tidy(domain: image.Domain, image_id: ids.ImageId, task_id: ids.TaskId) -> None:
+    files.unlink(domain.image_directory(image_id) / _marker(task_id))
+    files.remove_tree(_old(domain, image_id, task_id))
 
 
 def sweep(domain: image.Domain, image_id: ids.ImageId) -> None:
@@ -165,6 +174,11 @@ def recover(services: Services, task: tasks.Task, params: tuple[str, ...]) -> No
     image_id, original = ids.ImageId(params[1]), ids.DomainId(params[2])
     gone = not original.is_blank and not os.path.lexists(services.domains.find(original).image_directory(image_id))
     undo(domain, image_id, task.id, original_is_gone=gone)
+
+
+def finish(services: Services, task: tasks.Task, params: tuple[str, ...]) -> None:
+    """The recovery of an image that stays. Parameters: domain, image."""
+    _tidy(services.domains.find(ids.DomainId(params[0])), ids.ImageId(params[1]), task.id)
 
 
 def place_of(domain: image.Domain, image_id: ids.ImageId, task_id: ids.TaskId) -> Path:

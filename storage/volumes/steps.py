@@ -26,6 +26,7 @@ UNSHARE: recovery.Triple = ("volume", "Volume", "setSharedRollback")
 FINISH_DELETE: recovery.Triple = ("volume", "Volume", "finishDelete")
 FINISH_PURGE: recovery.Triple = ("image", "Image", "finishPurge")
 STAGED: recovery.Triple = ("image", "Image", "stagedImageRollback")
+FINISH_STAGED: recovery.Triple = ("image", "Image", "finishStaged")
 FINISH_SYNC: recovery.Triple = ("image", "Image", "finishSync")
 MERGE: recovery.Triple = ("image", "Image", "mergeRollback")
 FINISH_MERGE: recovery.Triple = ("image", "Image", "finishMerge")
@@ -95,6 +96,11 @@ def staged(domain_id: ids.DomainId, image_id: ids.ImageId, original: ids.DomainI
     """Remove an image that is being built, or that was built while its original is still there."""
     params = (domain_id, image_id, original or ids.BLANK)
     return recovery.Recovery(f"staged image rollback: {image_id}", *STAGED, params)
+
+
+def finish_staged(domain_id: ids.DomainId, image_id: ids.ImageId) -> recovery.Recovery:
+    """Remove what an image that is in its place needs no more: its marker, and the image that stepped aside for it."""
+    return recovery.Recovery(f"finish staged image: {image_id}", *FINISH_STAGED, (domain_id, image_id))
 
 
 def finish_sync(
