@@ -82,8 +82,12 @@ class Round:
 
     def errors(self, most: int | None) -> None:
         """Each kind of trouble at each step; at `most` of them, drawn at random, when that is given."""
+        known: dict[tuple[str, ...], int] = {}
         for kind in trouble.KINDS:
-            steps = self._struck(trouble.Trouble(1 << 30, kind), judge=False)
+            probe = trouble.Trouble(1 << 30, kind)
+            if probe.names not in known:
+                known[probe.names] = self._struck(probe, judge=False)
+            steps = known[probe.names]
             points = list(range(steps))
             if most is not None and steps > most:
                 points = self.choices(steps).sample(points, most)
@@ -106,7 +110,7 @@ class Round:
         wrong = [] if alive == 0 else [f"the host answers {alive} afterwards"]
         if code == errors.GeneralException.code:
             wrong.append("it answers 100, which says nothing")
-        verdict = self.play.judge(thorough=fault.done % 8 == 0)
+        verdict = self.play.judge(thorough=fault.done % 8 == 0, failed=True)
         if code == 0 and verdict.kind == "old" and self.play.old.differences(self.play.new):
             wrong.append("it answers 0, and nothing has changed")
         verdict.wrong[:0] = wrong

@@ -42,6 +42,13 @@ class Host(Protocol):
         """Wait until all tasks rest, also those of which nobody was told the id."""
 
 
+class MortalHost(Host, Protocol):
+    """A host that can be ended."""
+
+    def die(self) -> None:
+        """End like a killed process."""
+
+
 class LocalHost:
     """The storage floor with the API on top, in this process.
 
@@ -159,6 +166,9 @@ class DaemonHost:
         except urllib.error.HTTPError as error:
             with error:
                 return int(json.loads(error.read())["status"]["code"])
+
+    def die(self) -> None:
+        self.daemon.kill()
 
     def quiet(self) -> None:
         for task in self.answer("getAllTasksStatuses").get("allTasksStatus", {}):

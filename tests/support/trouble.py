@@ -58,15 +58,13 @@ class Trouble(faults.Faults):
         super().__init__(at, OSError(number, os.strerror(number)))
         self.stays = kind.endswith("for ever")
         self._short = word == "short"
-        self._names = (
-            GROWING if word == "ENOSPC" else ("write", "pwrite") if self._short else (*faults.MUTATING, "open")
-        )
+        self.names = GROWING if word == "ENOSPC" else ("write", "pwrite") if self._short else (*faults.MUTATING, "open")
 
     def _counted(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if name == "open" and not args[1] & os.O_CREAT:
                 return real(*args, **kwargs)
-            if name not in self._names:
+            if name not in self.names:
                 return None if name == "fsync" else real(*args, **kwargs)
             due = self.done >= (self.at or 0) and (self.stays or not self.fired)
             self.done += 1

@@ -14,6 +14,7 @@ in any order, each write kept, lost, kept in part, or replaced by zeroes or rubb
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import random
 import shutil
@@ -72,6 +73,7 @@ class Recorder:
         self._root = os.path.realpath(root)
         self._guard = threading.RLock()
         self._nodes: dict[tuple[int, int], int] = {}
+        self._numbers = itertools.count(1)
         self._paths: dict[int, str] = {}
         self.changes: list[Change] = []
         self._seen: dict[str, tuple[int, int, int]] = {}
@@ -124,7 +126,10 @@ class Recorder:
 
     def _node(self, fd_or_path: Any) -> int:
         info = os.fstat(fd_or_path) if isinstance(fd_or_path, int) else os.lstat(fd_or_path)
-        return self._nodes.setdefault((info.st_dev, info.st_ino), len(self._nodes) + 1)
+        key = info.st_dev, info.st_ino
+        if key not in self._nodes:
+            self._nodes[key] = next(self._numbers)
+        return self._nodes[key]
 
     def _do_open(self, real: Callable[..., int], path: Any, flags: int, *more: Any) -> int:
         new = bool(flags & os.O_CREAT) and not os.path.lexists(path)
@@ -270,14 +275,19 @@ class Journal:
     def __init__(self, before: Path, root: Path, changes: list[Change]) -> None:
         self._before = before
         self._root = os.path.realpath(root)
-        below = self._root + os.sep
-        self.changes = [each for each in changes if each.path.startswith(below)]
+        self.changes = [each for each in changes if f"{each.path}/".startswith(f"{self._root}/")]
 
     @property
     def points(self) -> list[int]:
         """Ends of the process that leave different things: before each change, flushes apart, and after the last."""
         ends = [at for at, each in enumerate(self.changes) if not each.kind.startswith("flush")]
         return [*ends, len(self.changes)]
+
+    @property
+    def changed(self) -> set[str]:
+        """Paths of all files and names that were changed."""
+        changes = [each for each in self.changes if not each.kind.startswith("flush")]
+        return {each.path for each in changes} | {each.target for each in changes if each.kind in ("rename", "link")}
 
     def killed(self, at: int, cut: random.Random | None = None) -> None:
         """Build what is there when the process ends before change `at`; with `cut` in the middle of it, if a write."""
