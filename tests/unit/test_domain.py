@@ -162,3 +162,13 @@ def test_remains(repository: layout.Repository, finder: domain.Finder, tmp_path:
     assert left is not None
     left.remove()
     assert finder.remains(A) is None and os.listdir(mount) == []
+
+
+def test_a_link_out_of_the_storage_is_no_remains(
+    repository: layout.Repository, finder: domain.Finder, tmp_path: Path
+) -> None:
+    """formatStorageDomain would open the cluster lock of whatever the link leads to."""
+    mount = connect(repository, tmp_path / "a")
+    (tmp_path / "outside" / "dom_md").mkdir(parents=True)
+    (mount / A).symlink_to(tmp_path / "outside")
+    assert finder.remains(A) is None
