@@ -10,6 +10,8 @@ A volume, in this order:
 An image: its directory gets the name ``_remove_me_<image>``, which is the one step that counts; the space is freed
 afterwards, by whoever comes across such a directory.
 
+Meanwhile no qemu can open what goes: the look whether somebody has it open, and the steps, are one (`volume.reserved`).
+
 "Already gone" is success for every step. What has been started is finished by the task's recovery (`rollback`): the
 request was checked before the first change, and half a volume is of no use to anybody.
 """
