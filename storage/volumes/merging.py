@@ -150,7 +150,11 @@ def merge(
         MergeSnapshotsError: qemu-img, or the storage, did not do it.
         TaskAborted: it was stopped.
     """
-    with copying.explained(domain, task, successor, lambda reason: errors.MergeSnapshotsError(reason=reason)):
+
+    def failed(reason: str) -> Exception:
+        return errors.MergeSnapshotsError(reason=f"into volume {successor} of image {image_id}: {reason}")
+
+    with copying.explained(domain, task, successor, failed):
         image.sweep(domain, image_id)
         found = plan(domain, image_id, ancestor, successor, limits)
         copying.check_space(domain, found.space[found.way])
@@ -213,11 +217,14 @@ def _costs(span: Sequence[source.Layer], limits: Limits) -> tuple[dict[str, int]
 
     A pull needs something beneath the ancestor; a copy is made of bases only. A push never resizes: undoing that would
     mean cutting a file.
+
+    Raises:
+        ImageValidationError: the tables of a volume are damaged; whoever writes there would damage more.
     """
     ancestor, successor = span[0], span[-1]
     try:
         held = [_data(layer, limits.l2) for layer in span]
-    except (allocation.TableError, allocation.LimitExceeded):
+    except allocation.LimitExceeded:
         taken = sum(layer.allocated for layer in span)
         only = PULL if ancestor.parent else COPY
         return {only: taken}, {only: taken}
@@ -242,7 +249,10 @@ def _is_whole(layer: source.Layer) -> bool:
 
 def _data(layer: source.Layer, l2_limit: int) -> allocation.Allocation:
     """Where a volume holds data of its own, zeros that take no space left out."""
-    held = held_by(layer.path, layer.data_format, l2_limit)
+    try:
+        held = held_by(layer.path, layer.data_format, l2_limit)
+    except allocation.TableError as error:
+        raise errors.ImageValidationError(object=f"data of volume {layer.volume}", reason=error.reason) from None
     return held.minus(held.zeros)
 
 

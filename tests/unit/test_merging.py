@@ -245,6 +245,19 @@ def test_torn_live_merge_is_not_merged_over(tmp_path):
     refused(disk, errors.ImageIsNotLegalChain, merge(disk, V2, V3))
 
 
+@pytest.mark.parametrize("volume_id", [V2, V3])
+@pytest.mark.parametrize("place", [512, 1 << 40])
+def test_damaged_tables_are_not_written_to(tmp_path, volume_id, place):
+    """qemu-img begins, marks the image as corrupt, and then fails."""
+    disk = disks.Disks(tmp_path)
+    disk.chain(V1, V2, V3)
+    path = disk.data(volume_id)
+    images.patch_number(path, images.number(path, 40, 8), 1 << 63 | place, 8)
+    before = path.read_bytes()
+    refused(disk, errors.ImageValidationError, merge(disk, V2, V3))
+    assert path.read_bytes() == before
+
+
 def test_wrong_format_of_the_parent(tmp_path):
     disk = disks.Disks(tmp_path)
     disk.chain(V1, V2)
