@@ -82,6 +82,12 @@ def with_a_foreign_name(stage: Stage, row: Row) -> Attempts:
         yield on_rig(stage, row, rig, name=FOREIGN)
 
 
+@produces("AcquireLockFailure", "createStoragePool")
+def of_a_domain_that_another_process_holds(stage: Stage, row: Row) -> Attempts:
+    with general.locked(stage, stage.stray):
+        yield create(stage, row, stage.stray)
+
+
 @produces("ResourceTimeout", "createStoragePool", root=True)
 def while_a_domain_is_held(stage: Stage, row: Row) -> Attempts:
     with general.hung_verb(stage, stage.here):
