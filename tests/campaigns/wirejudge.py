@@ -47,7 +47,14 @@ class Call:
     @property
     def text(self) -> str:
         """One text for all equal calls; 1, 1.0 and true differ."""
-        return f"{self.verb} {json.dumps(self.values, sort_keys=True)}"
+        return f"{self.verb} {_ordered(self.values)!r}"
+
+
+def _ordered(value: Any) -> Any:
+    """A value with its dictionaries in order. Tolerant readers give keys of any type."""
+    if isinstance(value, Mapping):
+        return {key: _ordered(value[key]) for key in sorted(value, key=repr)}
+    return [_ordered(each) for each in value] if isinstance(value, list) else value
 
 
 class _Reader(http.server.BaseHTTPRequestHandler):
