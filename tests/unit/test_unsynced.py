@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage import files
-from tests.support import unsynced
+from tests.support import injected, unsynced
 
 
 def recorded(root: Path, before: Path, action) -> unsynced.Journal:
@@ -85,3 +85,17 @@ def test_what_lies_in_a_directory_that_is_lost_is_lost(tmp_path: Path) -> None:
     assert found == {True, False}
     journal.lost(len(journal.changes), unsynced.Rules(random.Random(1), together=True))
     assert (tmp_path / "w" / "d" / "file").exists(), "one journal keeps all names"
+
+
+def test_a_trace_without_flushes_is_told() -> None:
+    """The reader of real traces must not be blind."""
+    good = [
+        injected.Call(1, "create", ("/d/x.new",)),
+        injected.Call(1, "write", ("/d/x.new",)),
+        injected.Call(1, "fsync", ("/d/x.new",)),
+        injected.Call(1, "rename", ("/d/x.new", "/d/x")),
+        injected.Call(1, "fsync", ("/d",)),
+    ]
+    assert injected.disorder(good) == []
+    assert len(injected.disorder(good[:2] + good[3:])) == 2
+    assert injected.disorder(good[:4]) == ["/d/x is a new name, and its directory is not flushed"]
