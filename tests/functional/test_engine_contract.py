@@ -581,8 +581,10 @@ def test_zombie_is_stopped(tmp_path: Path) -> None:
     program.chmod(0o755)
     (tmp_path / "host").mkdir()
     config = {"storage": {"qemu_img": str(program)}}
-    with daemon.Daemon(tmp_path / "host", config) as server:
-        made = centre.Centre([server.address])
+    with (
+        daemon.Daemon(tmp_path / "host", config) as server,
+        contextlib.closing(centre.Centre([server.address])) as made,
+    ):
         first_domain(made, tmp_path)
         disk = disks.Disk(made)
         disk.chain()
@@ -595,4 +597,3 @@ def test_zombie_is_stopped(tmp_path: Path) -> None:
         assert (found.code, found.result) == (411, "cleanSuccess")
         assert not disk.exists(target) and disk.exists(disk.domain)
         assert subprocess.run(["qemu-img", "check", "-q", str(disk.path())], check=False).returncode == 0
-        made.close()
