@@ -2,7 +2,7 @@
 # package is missing.
 
 PYTHON := .venv/bin/python
-RUNS ?= 200
+SEED ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench campaign clean
@@ -27,8 +27,8 @@ check: setup ## style, types and layering only (quick)
 bench: setup ## measure speed and memory, as ratios
 	@$(PYTHON) -m tests.benchmarks.bench
 
-campaign: setup ## kill real live merges and reconcile what is left (RUNS=200)
-	@$(PYTHON) -m tests.campaigns.merges --runs $(RUNS)
+campaign: setup ## try to break every promise, for half an hour (SEED=1, ONLY=merges)
+	@$(PYTHON) -m tests.campaigns.everything --seed $(SEED) $(addprefix --only ,$(ONLY))
 
 clean: ## remove the environment and all caches
 	rm -rf .venv *.egg-info build dist .mypy_cache .ruff_cache .hypothesis .pytest_cache
