@@ -254,17 +254,16 @@ def _extensions(area: bytes, start: int, limit: int) -> dict[int, bytes]:
     """Header extensions by id: u32 id, u32 length, data, padding to 8 bytes; ends with id 0 or at the limit."""
     found: dict[int, bytes] = {}
     position = start
-    while position + 8 <= limit:
-        if position + 8 > len(area):
-            if limit > AREA_BYTES and len(area) >= AREA_BYTES:
-                raise HeaderError(f"more than {AREA_BYTES} bytes of header extensions")
-            break  # the file ends here, and reads beyond its end give zeros: the end mark
-        kind, length = struct.unpack_from(">II", area, position)
+    while position < limit:
+        if position + 8 > len(area) and limit > AREA_BYTES and len(area) >= AREA_BYTES:
+            raise HeaderError(f"more than {AREA_BYTES} bytes of header extensions")
+        # reads beyond the end of the file give zeros: the end mark
+        kind, length = struct.unpack(">II", area[position : position + 8].ljust(8, b"\0"))
+        if position + 8 + length > limit:  # the end mark, too, has to fit with its length, which means nothing else
+            raise HeaderError(f"header extension {kind:#x} of {length} bytes")
         if kind == _END:
             break
         position += 8
-        if length > limit - position:
-            raise HeaderError(f"header extension {kind:#x} of {length} bytes")
         data = area[position : position + length]
         if len(data) < length:
             raise HeaderError(f"header extension {kind:#x} is cut off")
@@ -333,7 +332,8 @@ def _bitmaps(fields: _Fields, data: bytes | None) -> bool:
         return False
     if data is None or len(data) != 24:
         raise HeaderError("bitmaps without a proper header extension")
-    count, _, size, offset = struct.unpack(">IIQQ", data)
+    count, reserved, size, offset = struct.unpack(">IIQQ", data)
+    _require(not reserved, "bitmaps of a later kind")
     _require(1 <= count <= 65535 and size <= MAX_BITMAP_DIRECTORY, f"{count} bitmaps in {size} bytes")
     _require(
         offset % fields.cluster_size == 0 and offset + size <= _round_up(fields.file_size, 512),

@@ -260,7 +260,7 @@ def _draw_bitmaps(rng: random.Random, image: Image, place: _Place) -> bytes:
     image.bitmaps = rng.randint(1, 3)
     directory = b""
     granularity = 16
-    while image.size >> granularity > 8 * image.cluster:  # one cluster of bits each
+    while image.size > 8 * image.cluster << granularity:  # one cluster of bits each
         granularity += 1
     for number in range(image.bitmaps):
         name = f"bitmap {number}".encode()

@@ -230,6 +230,23 @@ def test_extensions_may_end_at_the_name_without_an_end_mark() -> None:
     assert parse(data).backing_format == "raw"
 
 
+@pytest.mark.parametrize("rest", range(1, 8))
+def test_what_is_left_before_the_name_is_an_extension_too(rest: int) -> None:
+    """qemu reads the 8 bytes of one there, some of which are the name's, and refuses."""
+    data = header(extension(BACKING_FORMAT, b"raw"), name=b"base")
+    data = data[:128] + bytes(rest) + b"base"
+    with pytest.raises(qcow2.HeaderError, match="header extension"):
+        parse(put(data, BACKING_OFFSET, 128 + rest, 8))
+
+
+def test_an_end_mark_has_to_fit_as_well() -> None:
+    data = put(put(header(name=b"base" * 20), BACKING_OFFSET, 128, 8), BACKING_SIZE, 4, 4)
+    assert parse(data).backing_name == "base"
+    assert parse(put(data, 116, 8, 4)).backing_name == "base"
+    with pytest.raises(qcow2.HeaderError, match="of 9 bytes"):
+        parse(put(data, 116, 9, 4))
+
+
 @pytest.mark.parametrize(
     ("offset", "width", "good", "bad"),
     [
@@ -279,6 +296,7 @@ def bitmaps(count: int = 1, size: int = 32, offset: int = 65536) -> bytes:
         (bitmaps(offset=512), False),
         (bitmaps(offset=1 << 40), False),
         (extension(BITMAPS, bytes(23)), False),
+        (extension(BITMAPS, struct.pack(">IIQQ", 1, 1, 32, 65536)), False),
     ],
 )
 def test_bitmaps(found: bytes, accepted: bool) -> None:
