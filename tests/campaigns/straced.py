@@ -80,7 +80,7 @@ class Trial:
         self.found.failures.append(f"{self.scenario}: {text:.500}".replace(str(self.play.root), ""))
 
     def traced(self, inject: str = "") -> bool:
-        """Call the verb under strace; whether the daemon survived."""
+        """Call the verb under strace; whether the daemon, and the programs that it started, survived."""
         self.play.restore()
         with started(self.play.root) as host:
             scenarios.up(host, self.play.root, self.scenario.ready)
@@ -90,6 +90,9 @@ class Trial:
                     answered = True
                 except (OSError, xmlrpc.client.Error, http.client.HTTPException):
                     code, answered = -1, False
+            if answered and code and inject:
+                self.found.add("kills of a child")
+                return False
             if answered and code:
                 self.fail(f"code {code} although nothing failed")
             if answered:

@@ -35,6 +35,7 @@ _LINE = re.compile(r"(?P<pid>\d+) +(?P<call>\w+)\((?P<rest>.*)\) += (?P<result>-
 _FD = re.compile(r"^\d+<(?P<path>/[^>]*)>")
 _TEXT = re.compile(r'"(?P<path>[^"]*)"')
 _SECONDS = 20.0
+_PATIENCE = 3.0
 
 
 def reason() -> str:
@@ -64,15 +65,16 @@ def attached(pid: int, log: Path, inject: str = "") -> Iterator[None]:
     command = [PROGRAM, "-f", "-y", "-s", "0", "-o", str(log), "-e", f"trace={','.join(_TRACED)}", "-p", str(pid)]
     if inject:
         command += ["-e", f"inject={inject}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
-        assert tracer.stderr is not None
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
         try:
             _wait_attached(pid)
             yield
         finally:
             tracer.send_signal(signal.SIGINT)
-            tracer.stderr.read()
-            tracer.wait(_SECONDS)
+            try:
+                tracer.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:  # it may miss the end of a process of many threads, and wait for ever
+                tracer.kill()
 
 
 def _wait_attached(pid: int) -> None:
