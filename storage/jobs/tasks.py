@@ -88,6 +88,7 @@ _EXTERNAL: Mapping[State, tuple[str, str]] = {
 SPM = "spm"
 HSM = "hsm"
 INITIAL_MESSAGE = "waiting for a worker"
+CUT_OFF = "cut off when its process ended"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +302,7 @@ class Task:
         elif self.state in (State.RACQUIRING, State.RECOVERING, State.WAITRECOVER, State.INIT):
             self._put(write=False, state=State.ABORTING)
         elif self.state is not State.ABORTING:
-            self.enter(State.ABORTING)
+            self.enter(State.ABORTING, message=CUT_OFF)
 
     def release_locks(self) -> None:
         """Give back the locks of the task, if it holds any."""

@@ -227,6 +227,8 @@ def test_restart_leads_to_a_rollback_or_leaves_what_is_done(state: tasks.State) 
     else:
         task.restart()
         assert task.state is (S.FAILED if state is S.RABORTING else S.ABORTING)
+        was_forward = state in (S.PREPARING, S.BLOCKED, S.ACQUIRING, S.QUEUED, S.RUNNING)
+        assert (task.record.message == "cut off when its process ended") is was_forward
 
 
 def test_outcomes_keep_a_typed_code_and_hide_the_rest() -> None:
