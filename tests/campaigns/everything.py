@@ -20,6 +20,8 @@ CAMPAIGNS: tuple[tuple[str, ...], ...] = (
     ("merges", "--runs", "1000"),
     ("blkdebug",),
     ("crashes",),
+    ("straced",),
+    ("fulldisk",),
     ("headers",),
     ("hostile",),
     ("paths",),

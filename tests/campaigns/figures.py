@@ -1,7 +1,6 @@
 """What a campaign counted, and how it is told."""
 
 import dataclasses
-from collections.abc import Iterable
 
 
 @dataclasses.dataclass
@@ -33,10 +32,3 @@ def tell(figures: Figures) -> int:
         print(f"FAILED: {failure}")
     print(figures, flush=True)
     return 1 if figures.failures else 0
-
-
-def summary(outcomes: Iterable[Figures]) -> str:
-    """A line a campaign, and the total of failures."""
-    outcomes = list(outcomes)
-    failed = sum(len(figures.failures) for figures in outcomes)
-    return "\n".join([*map(str, outcomes), f"{len(outcomes)} campaigns, failures {failed}"])
