@@ -3,6 +3,9 @@
 import dataclasses
 from pathlib import Path
 
+LONGEST_CHAIN = 512
+"""Volumes: the most that `chain_limit` may be. A chain is followed by a call within a call for each of them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -27,7 +30,7 @@ class Settings:
         reconnect_interval: seconds from one look at a connection that is kept up to the next.
         local_posixfs: POSIX file systems on devices of this host are seen by no other host, so that the lock of local
             directories will do for them. Without it no host can become SPM on one.
-        chain_limit: most volumes of one image.
+        chain_limit: most volumes of one chain, at most `LONGEST_CHAIN`.
         l2_limit: most bytes of allocation tables read for one volume.
     """
 

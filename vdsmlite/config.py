@@ -215,6 +215,8 @@ def _check_together(config: Config) -> None:
         raise Refused("tls.certificate needs tls.key")
     elif tls.authorities is None and (tls.revoked or tls.clients):
         raise Refused("tls.revoked and tls.clients need tls.authorities")
+    if config.storage.chain_limit > settings.LONGEST_CHAIN:
+        raise Refused(f"storage.chain_limit must be {settings.LONGEST_CHAIN} or less, not {config.storage.chain_limit}")
     if log.level not in LEVELS:
         raise Refused(f"log.level must be one of {', '.join(LEVELS)}, not {log.level!r}")
     if log.config is not None and (log.file or log.audit_file):

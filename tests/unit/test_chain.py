@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from storage import errors, ids
+from storage import errors, ids, settings as storage_settings
 from storage.chains import chain, record, walk
 from storage.volumes import volume_metadata
 from tests.support import model
@@ -583,6 +583,12 @@ def test_a_chain_beyond_the_limit_is_refused() -> None:
     result = chain.plan(model.healthy(9).records(), model.volume_id(9), {}, walk.Bounds(5, 8))
     assert result.fault is not None
     assert result.fault.name == "chain-too-deep"
+
+
+def test_the_longest_chain_that_can_be_configured_is_followed() -> None:
+    longest = storage_settings.LONGEST_CHAIN
+    result = chain.plan(model.healthy(longest).records(), model.volume_id(longest), {}, walk.Bounds(5, longest))
+    assert (result.fault, len(result.volumes)) == (None, longest)
 
 
 MOVES_THE_SPM = {200, 201, 205, 206, 207, 208, 209, 254, 258, 259, 260, 261, 358, 360, 369, 379, 407, 409, 654}

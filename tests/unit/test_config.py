@@ -112,6 +112,7 @@ def test_show_config_can_be_loaded_again(tmp_path):
         ("a: 1\n---\nb: 2", "document"),
         ("server: '\x01'", "control"),
         ("[" * 3000, "flow"),
+        ("storage: {chain_limit: 513}", "storage.chain_limit must be 512 or less"),
     ],
 )
 def test_refused_and_named(tmp_path, text, named):
