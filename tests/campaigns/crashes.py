@@ -15,13 +15,14 @@ call finishes; nothing torn; nothing left over once the verb was called again.
 
 import argparse
 import concurrent.futures
+import contextlib
 import logging
 import multiprocessing
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from storage import errors
@@ -127,10 +128,9 @@ ROUNDS: dict[str, tuple[Callable[..., None], int | None]] = {
 
 
 def _one(job: tuple[str, str, int, int | None, str]) -> Found:
-    """A round of one scenario, in a process of its own."""
+    """A round of one scenario, in a process of its own or in this one."""
     kind, name, seed, size, directory = job
-    logging.disable(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="crash-", dir=directory) as place:
+    with _quiet(), tempfile.TemporaryDirectory(prefix="crash-", dir=directory) as place:
         play = stage.Stage(Path(place))
         this = Round(play, play.named(name), seed)
         ROUNDS[kind][0](this, size)
@@ -166,6 +166,17 @@ def run(
         with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
             _collect(found, pool.map(_one, jobs))
     return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Thousands of foreseen errors are not worth a log."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _collect(found: figures.Figures, outcomes: Iterable[Found]) -> None:
