@@ -49,6 +49,9 @@ _KEEPING_STEP = 64 * 1024 * 1024
 
 PULL, PUSH, COPY = "pull", "push", "copy"
 
+_SNAPSHOT = "vdsmlite-merge-"
+"""Internal snapshots whose names begin so are ours, and those of no guest and no manager."""
+
 _ILLEGAL, _LEGAL = volume_metadata.ILLEGAL, volume_metadata.LEGAL
 
 
@@ -129,7 +132,7 @@ def names_of(
         old=place / f"{successor}.{task_id}.old",
         keeping=place / f"{ancestor}.{task_id}{files.TEMPORARY_SUFFIX}",
         kept=place / f"{ancestor}.{task_id}.kept",
-        snapshot=str(task_id),
+        snapshot=f"{_SNAPSHOT}{task_id}",
     )
 
 
@@ -156,6 +159,7 @@ def merge(
 
     with copying.explained(domain, task, successor, failed):
         image.sweep(domain, image_id)
+        drop_leftovers(domain, image_id, tool)
         found = plan(domain, image_id, ancestor, successor, limits)
         copying.check_space(domain, found.space[found.way])
         before = found.successor.metadata
@@ -169,6 +173,34 @@ def merge(
         task.clear_recoveries()
     log.info("merged volumes %s into %s of image %s (%s)", ", ".join(found.gone), successor, image_id, found.way)
     return successor
+
+
+def drop_leftovers(domain: image.Domain, image_id: ids.ImageId, tool: qemuimg.QemuImg) -> None:
+    """Remove what kept an ancestor's content in merges that ended long ago, and could not be removed then.
+
+    A guest that starts in the middle of a merge keeps its undoing from that, and internal snapshots stand in the way of
+    every later merge and repair. Where all volumes are LEGAL, what each reads by itself is what it should be.
+
+    Raises:
+        qemuimg.QemuImgError: one could not be removed.
+    """
+    held = image.contents(domain, image_id)
+    if held.damaged or any(record.legality != _LEGAL for record in held.records.values()):
+        return
+    for volume_id in held.own():
+        path = image.paths(domain, image_id, volume_id).data
+        if held.records[volume_id].format != volume_metadata.COW:
+            continue
+        try:
+            header = volume.header(path)
+        except (OSError, qcow2.HeaderError):
+            continue  # whoever needs this volume says what is wrong with it
+        if not header.snapshots or len(header.objections) > 1:
+            continue
+        for name in tool.snapshots(path):
+            if name.startswith(_SNAPSHOT):
+                tool.snapshot(path, "delete", name)
+                files.sync(path)
 
 
 # ---------------------------------------------------------------- looking

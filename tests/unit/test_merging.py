@@ -273,6 +273,25 @@ def test_in_use(tmp_path, volume_id):
         refused(disk, errors.VolumeIsBusy, merge(disk, V1, V2))
 
 
+def test_what_an_undone_merge_had_to_leave_is_in_nobodys_way(tmp_path, by_way):
+    by_way(PUSH)
+    disk = disks.Disks(tmp_path)
+    disk.chain(V1, V2, V3)
+    expected = disk.guest(V3)
+    images.qemu_img("snapshot", "-c", f"vdsmlite-merge-{ids.TaskId.new()}", disk.data(V2))
+    task = disk.run(merge(disk, V2, V3))
+    assert (bench.code(task), disk.guest(V3)) == (0, expected), task.record.message
+    assert not images.info(disk.data(V3)).get("snapshots")
+
+
+@pytest.mark.parametrize("name", ["a user's", "11111111-0000-4000-8000-000000000001"])
+def test_snapshots_of_others_stay(tmp_path, name):
+    disk = disks.Disks(tmp_path)
+    disk.chain(V1, V2, V3)
+    images.qemu_img("snapshot", "-c", name, disk.data(V2))
+    refused(disk, errors.ImageValidationError, merge(disk, V2, V3))
+
+
 # ---------------------------------------------------------------- cut off
 
 CRASHES = [
