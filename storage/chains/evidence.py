@@ -64,7 +64,7 @@ class Answer:
         coverage = {
             True: "all of it held by the target",
             False: "not all of it held by the target",
-            None: "which the target has no tables to tell",
+            None: "of which the target keeps no account",
         }
         equal = {True: "all bytes equal", False: "bytes differ", None: "bytes not all compared"}
         parts = [f"{self.held} bytes held, {coverage[self.covered]}", f"{self.compared} compared, {equal[self.same]}"]
