@@ -117,5 +117,8 @@ def _kill_both(pool: revival.Pool, handle: int, chance: random.Random) -> None:
 
 def stamps(directory: Path) -> Stamps:
     """Who every file is, its size, and when it was last changed in any way, which nobody can take back."""
-    found = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(directory)}
+    found = {}
+    for entry in os.scandir(directory):
+        with contextlib.suppress(FileNotFoundError):  # a temporary that has got its name meanwhile
+            found[entry.name] = entry.stat(follow_symlinks=False)
     return {name: (info.st_ino, info.st_mode, info.st_size, info.st_ctime_ns) for name, info in sorted(found.items())}

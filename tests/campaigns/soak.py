@@ -2,13 +2,15 @@
 
     python -m tests.campaigns.soak --calls 100000 --seed 1
 
-When a fifth of the calls are made, and at the end, all clients pause: in between memory may not grow, nor may there be
-more threads or descriptors. Each task must be found, finished and gone; each call of a verb must have its audit line.
+First all clients do each kind of thing at once, so that the most that each kind needs has been needed. When a fifth
+of the calls are made, and at the end, they pause: in between memory may not grow, nor may there be more threads or
+descriptors. Each task must be found, finished and gone; each call of a verb must have its audit line.
 """
 
 import argparse
 import collections
 import dataclasses
+import math
 import re
 import sys
 import tempfile
@@ -27,6 +29,8 @@ WORKERS = 4
 GROWTH = 0.05
 FIRST = 0.2
 """After this share of the calls everything that is made once has been made."""
+EACH = 25
+"""How often every client does each kind of thing at the beginning."""
 _PATIENCE = 20.0
 
 AUDIT_LINE = re.compile(
@@ -78,6 +82,8 @@ def _use(
     images = [pool.make_image_chain(1 << 20, ("raw",)) for _ in range(CLIENTS)]
     clients = [soakclient.Client(number, seed, pool, image, schema) for number, image in enumerate(images)]
     started = time.monotonic()
+    for kind in soakclient.KINDS:
+        _all_at_once(found, clients, round(calls * FIRST), kind, EACH if growth is not None else 1)
     _all_at_once(found, clients, round(calls * FIRST))
     first = rest(server.process.pid)
     _all_at_once(found, clients, calls)
@@ -100,13 +106,21 @@ def _use(
     return clients
 
 
-def _all_at_once(found: figures.Figures, clients: Sequence[soakclient.Client], calls: int) -> None:
-    """Let every client call until it has made its share of so many calls."""
+def _all_at_once(
+    found: figures.Figures,
+    clients: Sequence[soakclient.Client],
+    calls: int,
+    kind: str = "step",
+    most: float = math.inf,
+) -> None:
+    """Let every client call until it has made its share of so many calls, or done one kind of thing often enough."""
 
     def work(client: soakclient.Client) -> None:
+        done = 0
         try:
-            while client.calls < calls // len(clients):
-                client.step()
+            while client.calls < calls // len(clients) and done < most:
+                getattr(client, kind)()
+                done += 1
         except Exception as error:  # whatever a client meets with is a finding, and the end of this client
             found.failures.append(f"client {clients.index(client)}, after {client.calls} calls: {error!r}")
 

@@ -22,6 +22,10 @@ _NO_VERB = (-32601, -32700, -32600)
 Seen = collections.Counter[tuple[str, str, str, int]]
 
 
+KINDS = ("read", "batch", "error", "write", "prepare", "volume", "stream", "snapshot")
+"""What a client does, by the names of its methods."""
+
+
 class Wrong(Exception):
     """An answer that should not have been."""
 
