@@ -95,11 +95,11 @@ _SHOWN: Mapping[str, Present] = {
 _ENDING_WITH_ONE = ("fenceNode", "prepareForShutdown", "setLogLevel", "snapshot")
 
 # What goes to stderr, where no script parses it.
-_NOTES: Mapping[str, Callable[[output.Reply], list[str]]] = {
-    "connectStorageServer": special.failed_connections,
-    "disconnectStorageServer": special.failed_connections,
-    "reconcileVolumeChain": special.changes,
-    "undoReconcile": special.changes,
+_NOTES: Mapping[str, Callable[[output.Reply, Session, Sequence[str]], list[str]]] = {
+    "connectStorageServer": lambda reply, *_: special.failed_connections(reply),
+    "disconnectStorageServer": lambda reply, *_: special.failed_connections(reply),
+    "reconcileVolumeChain": special.repaired,
+    "undoReconcile": lambda reply, *_: special.changes(reply),
 }
 
 # Commands that are more than one call with the words in order.
@@ -186,7 +186,7 @@ def _derived(verb: catalogue.Verb) -> Run:
         notes = _NOTES.get(verb.name)
         return output.Outcome(
             show(reply, session) if show else _by_type(verb, reply),
-            notes=notes(reply) if notes else (),
+            notes=notes(reply, session, words) if notes else (),
         )
 
     return run

@@ -1,5 +1,6 @@
 """Commands and presentations that do not follow from a verb's schema entry."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -82,6 +83,13 @@ def failed_connections(reply: output.Reply) -> list[str]:
 def changes(reply: output.Reply) -> list[str]:
     """What reconcileVolumeChain or undoReconcile has changed: a line each."""
     return [f"changed: {_change(change)}" for change in output.structs(reply, "changes")]
+
+
+def repaired(reply: output.Reply, session: Session, words: Sequence[str]) -> list[str]:
+    """What reconcileVolumeChain has changed, and the command that puts it back."""
+    made = changes(reply)
+    undo = shlex.join(output.escape(word) for word in (*session.invocation, "undoReconcile", *words[:3]))
+    return [*made, f"to put that back: {undo}"] if made else []
 
 
 def _change(change: Mapping[str, Any]) -> str:

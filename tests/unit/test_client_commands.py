@@ -396,8 +396,11 @@ def test_changes_of_a_reconcile_go_to_stderr() -> None:
     with fakeserver.serving(
         {"reconcileVolumeChain": ok(volumes=[VOL], changes=[change], chain=[], changed=True)}
     ) as fake:
-        result = clienting.run(fake, "reconcileVolumeChain", SP, SD, IMG, VOL)
-    assert result == (0, f"{VOL}\n\n", f"changed: volume {VOL} parent {OTHER} -> none (merged\\x9b)\n")
+        code, shown, notes = clienting.run(fake, "reconcileVolumeChain", SP, SD, IMG, VOL)
+    assert (code, shown) == (0, f"{VOL}\n\n")
+    told, undo = notes.splitlines()
+    assert told == f"changed: volume {VOL} parent {OTHER} -> none (merged\\x9b)"
+    assert undo.startswith("to put that back: ") and undo.endswith(f" undoReconcile {SP} {SD} {IMG}")
 
 
 def test_connections_that_fail_are_named_on_stderr() -> None:
