@@ -71,6 +71,7 @@ def counted(results: Sequence[judgement.Result], wanted: int) -> figures.Figures
         "different bytes": _count(results, "different"),
         "refused rightly": sum(result.outcome == "refused" and not result.bad_refusal for result in results),
         "resolved by the deep check": _count(results, "resolved"),
+        "repairs undone and made again": _count(results, "undone"),
     }
     made.failures = [
         f"run {result.number}, {result.cell}: {problem}" for result in results for problem in result.problems

@@ -258,6 +258,10 @@ class Pool:
         """Answer of getVolumeChain, whatever its code."""
         return self.daemon.answer("getVolumeChain", self.id, self.domain, image.id, leaf)
 
+    def undo(self, image: Image) -> dict[str, Any]:
+        """Answer of undoReconcile, whatever its code."""
+        return self.daemon.answer("undoReconcile", self.id, self.domain, image.id)
+
     def info(self, image: Image, volume: str) -> dict[str, Any]:
         """What getVolumeInfo says of a volume."""
         found = self.daemon.call("getVolumeInfo", self.domain, self.id, image.id, volume)["info"]
