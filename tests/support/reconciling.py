@@ -13,8 +13,7 @@ from tests.support import chains, images, world
 
 VERSIONS = (0, 3, 4, 5)
 LEAF, INTERNAL, SHARED = volume_metadata.LEAF, volume_metadata.INTERNAL, volume_metadata.SHARED
-LEGAL, ILLEGAL = volume_metadata.LEGAL, volume_metadata.ILLEGAL
-RAW = volume_metadata.RAW
+LEGAL, RAW = volume_metadata.LEGAL, volume_metadata.RAW
 v = chains.volume_id
 
 
