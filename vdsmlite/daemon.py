@@ -35,6 +35,8 @@ LOG_FILE = "vdsmlite.log"
 OK, FAILED, REFUSED = 0, 1, 2
 """Exit codes: ended as asked; could not start, or could not end in time; the configuration was refused."""
 
+_QUIET_SECONDS = 5.0  # from one look after the process itself to the next
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -115,7 +117,7 @@ def _run(
 def _watch(came: signals.Signals, notifier: notify.Notifier, state: str) -> None:
     """Return when a signal says that it is time to end."""
     while True:
-        for number in came.wait(notifier.interval):
+        for number in came.wait(min(notifier.interval or _QUIET_SECONDS, _QUIET_SECONDS)):
             if number != signal.SIGHUP:
                 log.info("ending, for %s", number.name)
                 return
@@ -124,6 +126,7 @@ def _watch(came: signals.Signals, notifier: notify.Notifier, state: str) -> None
             log.info("log files opened anew")
             notifier.ready(state)
         notifier.alive()
+        memory.give_back()
 
 
 def _stop(listener: server.Server, services: storage_services.Services, seconds: float) -> int:

@@ -25,3 +25,12 @@ def share() -> None:
         library.mallopt(_M_ARENA_MAX, 1)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
         library.mallopt(_M_TRIM_THRESHOLD, _LARGE)
+
+
+def give_back() -> None:
+    """Return to the system what is free in the pool, also between what is not. Takes about a millisecond.
+
+    By itself glibc returns only what lies at the end, and one small thing that stays there keeps all the rest.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
