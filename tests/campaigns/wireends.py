@@ -188,9 +188,10 @@ def talk(address: str, data: bytes, *, end: bool, patience: float) -> socket.soc
     """Send some bytes to a daemon, with the end if wanted; what comes back is to be read from the socket."""
     host, port = address.rsplit(":", 1)
     sock = socket.create_connection((host, int(port)), timeout=patience)
-    with contextlib.suppress(ConnectionError, BrokenPipeError):  # it may have refused, and left, while we still send
+    with contextlib.suppress(ConnectionError):  # it may have refused, and left, while we still send
         sock.sendall(data)
-        if end:
+    if end:
+        with contextlib.suppress(OSError):  # "not connected", when it has left
             sock.shutdown(socket.SHUT_WR)
     return sock
 
