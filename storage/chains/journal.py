@@ -137,8 +137,10 @@ def write(path: Path, entry: Entry) -> None:
 
 
 def _entry(kept: Mapping[str, Any]) -> Entry:
+    if kept["kind"] not in (REPAIR, UNDO):
+        raise ValueError(f"neither a repair nor its undoing: {kept['kind']!a:.50}")
     return Entry(
-        kind=str(kept["kind"]),
+        kind=kept["kind"],
         time=int(kept["time"]),
         boot=str(kept["boot"]),
         leaf=ids.VolumeId(kept["leaf"]),

@@ -65,12 +65,27 @@ def unchanged(before: inspection.Sight, where: image.Domain, volumes: Iterable[i
         OperationInProgress: something changed since the first look; nothing has been written.
     """
     after = inspection.look(before.directory, before.image, where.id)
-    for volume in inspection.in_use(after, [volume for volume in volumes if volume in after.records]):
-        raise errors.VolumeIsBusy(volume=volume, reason="a live process opened it; stop the VM first")
+    unused(after, [volume for volume in volumes if volume in after.records])
     if after.records != before.records:
         moved = [v for v in before.records if after.records.get(v) != before.records[v]] or list(after.records)
         reason = f"volume {moved[0]} changed while it was examined; call again"
         raise errors.OperationInProgress(object=f"image {before.image}", reason=reason)
+
+
+def unused(sight: inspection.Sight, volumes: Iterable[ids.VolumeId]) -> None:
+    """See that nobody has volumes open.
+
+    Raises:
+        VolumeIsBusy: a live process has one.
+        VolumeAccessError: it could not be asked.
+    """
+    asked = list(volumes)
+    try:
+        busy = inspection.in_use(sight, asked)
+    except OSError as error:
+        raise errors.VolumeAccessError(volume=asked[0], reason=error.strerror) from error
+    for volume in busy:
+        raise errors.VolumeIsBusy(volume=volume, reason="a live process has it open; stop the VM first")
 
 
 def flush(sight: inspection.Sight, volumes: Iterable[ids.VolumeId]) -> None:

@@ -44,9 +44,12 @@ def undo(where: image_files.Domain, image: ids.ImageId, tool: qemuimg.QemuImg, *
         ImageIsNotLegalChain: there is no repair to undo, or something has changed since. Nothing is changed.
         ImageValidationError: the journal cannot be read. Nothing is changed.
         OperationInProgress: something changed while we looked. Nothing is changed.
+        VolumeAccessError: what is there cannot be read. Nothing is changed.
         VolumeMetadataWriteError: the storage refused a write; a second call finishes what was begun.
     """
     sight = inspection.look(where.image_directory(image), image, where.id)
+    # Before what changed: a machine that runs has mostly written, and is what somebody has to know of first.
+    repair.unused(sight, sight.records)
     path = journal.path_of(where.path, image)
     last = journal.newest(path)
     if last is None:
@@ -89,8 +92,10 @@ def _writes(entry: journal.Entry, image: ids.ImageId) -> Iterator[journal.Write]
     """The steps of an entry; a journal is only a file, so they are looked at before they are believed."""
     for write in entry.writes:
         if write.kind == journal.HEADER:
-            if write.after and record.link_of(write.after, image) is None:
-                raise _refused(image, f"its journal names a backing outside of it: {write.after!a:.100}")
+            backing = record.link_of(write.after, image)
+            if write.after and (backing is None or write.after_format not in ("qcow2", "raw")):
+                named = f"{write.after_format!a:.20} backing {write.after!a:.100}"
+                raise _refused(image, f"its journal names what is no volume of the image: {named}")
         elif volume_metadata.parse(journal.data_of(write.after)).image != image:
             raise _refused(image, f"its journal holds a record of another image for volume {write.volume}")
         yield write
@@ -102,7 +107,12 @@ def _present(sight: inspection.Sight, write: journal.Write) -> tuple[str, str]:
         return "", ""
     if write.kind == journal.HEADER:
         return here.text or "", here.backing_format or ""
-    return repair.record_of(sight, write.volume)[0], ""
+    try:
+        return repair.record_of(sight, write.volume)[0], ""
+    except FileNotFoundError:
+        return "", ""
+    except OSError as error:
+        raise errors.VolumeAccessError(volume=write.volume, reason=error.strerror) from error
 
 
 def _to_do(found: Iterable[_Present]) -> Iterator[_Present]:

@@ -135,6 +135,10 @@ def _description(image: chains.Image) -> None:
     image.change(1, description="something else")
 
 
+def _lost_record(image: chains.Image) -> None:
+    image.meta(1).unlink()
+
+
 def _pointed(image: chains.Image) -> None:
     times = image.data(3).stat()
     image.switch(3, None)
@@ -148,6 +152,7 @@ def _pointed(image: chains.Image) -> None:
         (_snapshot, f"volume {v(9)} was made since"),
         (_deletion, f"volume {v(4)} is gone"),
         (_description, f"the record of volume {v(1)} was changed since"),
+        (_lost_record, f"the record of volume {v(1)} was changed since"),
         (_pointed, f"the header of volume {v(3)} was changed since"),
     ],
 )
@@ -190,13 +195,24 @@ def test_an_image_in_use_is_left_alone(patterns: repairs.Patterns) -> None:
         assert image.snapshot() == before
 
 
+def test_a_machine_that_runs_is_told_of_before_what_it_wrote(patterns: repairs.Patterns) -> None:
+    pattern = patterns("torn")
+    with pattern.copy() as image:
+        pattern.call(image, repairs.Tool())
+        _guest_writes(image)
+        with chains.held_open(image.data(5)), pytest.raises(errors.VolumeIsBusy):
+            put_back(image)
+
+
 @pytest.mark.parametrize(
     "old, new, error, told",
     [
         ("dom_md", "dom_md", None, ""),
-        (f'"before": "{v(1)}"', '"before": "/etc/passwd"', errors.ImageIsNotLegalChain, "outside"),
-        (f'"before": "{v(1)}"', '"before": "json:{}"', errors.ImageIsNotLegalChain, "outside"),
+        (f'"before": "{v(1)}"', '"before": "/etc/passwd"', errors.ImageIsNotLegalChain, "no volume of the image"),
+        (f'"before": "{v(1)}"', '"before": "json:{}"', errors.ImageIsNotLegalChain, "no volume of the image"),
         (f"IMAGE={chains.IMAGE}", f"IMAGE={chains.OTHER_IMAGE}", errors.ImageIsNotLegalChain, "another image"),
+        ('"kind": "repair"', '"kind": "else"', errors.ImageValidationError, "move it away"),
+        ('"before_format": "qcow2"', '"before_format": "vmdk"', errors.ImageIsNotLegalChain, "no volume of the image"),
         ('"kind": "header"', '"kind": 5', errors.ImageValidationError, "move it away"),
         ('"after_format": "qcow2"', '"after_format": 7', errors.ImageValidationError, "move it away"),
         ('"writes"', '"written"', errors.ImageValidationError, "move it away"),
