@@ -73,15 +73,7 @@ _vdsClient() {
     fi
 }
 
-# Sets names, and choices for the word at place. (They belong to the caller.)
-_vdsClient_words() {
-    case $1 in
-@NAMES@
-    esac
-    case $1:$place in
-@CHOICES@
-    esac
-}
+@WORDS@
 
 complete -F _vdsClient vdsClient
 """
@@ -134,15 +126,7 @@ _vdsClient() {
     fi
 }
 
-# Sets names, and choices for the word at place. (They belong to the caller.)
-_vdsClient_words() {
-    case $1 in
-@NAMES@
-    esac
-    case $1:$place in
-@CHOICES@
-    esac
-}
+@WORDS@
 
 if [[ ${funcstack[1]} == _vdsClient ]]; then
     _vdsClient "$@"
@@ -150,6 +134,17 @@ else
     compdef _vdsClient vdsClient
 fi
 """
+
+
+_WORDS = """# Sets names, and choices for the word at place. (They belong to the caller.)
+_vdsClient_words() {
+    case $1 in
+@NAMES@
+    esac
+    case $1:$place in
+@CHOICES@
+    esac
+}"""
 
 
 def script(shell: str, schema: catalogue.Catalogue, commands: Iterable[Command]) -> list[str]:
@@ -160,6 +155,7 @@ def script(shell: str, schema: catalogue.Catalogue, commands: Iterable[Command])
     """
     found = [(command, words.of(command, schema.types)) for command in commands]
     parts, text = (_bash_parts(found), _BASH) if shell == "bash" else (_zsh_parts(found), _ZSH)
+    text = text.replace("@WORDS@", _WORDS)
     for name, part in parts.items():
         text = text.replace(f"@{name}@", part)
     return text.splitlines()

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from storage.chains import layer, reconcile
 from storage.domains import filedomain
 from storage.qemu import qcow2, qemuimg
@@ -149,3 +151,16 @@ class Patterns:
         if name not in self._made:
             self._made[name] = Pattern(name, self._place / name.replace(" ", "-"))
         return self._made[name]
+
+
+@pytest.fixture(autouse=True)
+def times_are_honest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No loss of power lies behind the times that these tests set; and setting a time is a change of the disk."""
+    monkeypatch.setattr(reconcile, "_started", lambda: 0.0)
+    monkeypatch.setattr(faults, "MUTATING", (*faults.MUTATING, "utime"))
+
+
+@pytest.fixture(scope="module")
+def patterns() -> Iterator[Patterns]:
+    with chains.scratch() as place:
+        yield Patterns(place)

@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,7 @@ from tests.support import chains, faults, images, repairs
 pytestmark = pytest.mark.qemu
 
 v = chains.volume_id
-LONG_AGO = 1_000_000_000
-
-
-@pytest.fixture(autouse=True)
-def times_are_honest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No loss of power lies behind the times that these tests set; and setting a time is a change of the disk."""
-    monkeypatch.setattr(reconcile, "_started", lambda: 0.0)
-    monkeypatch.setattr(faults, "MUTATING", (*faults.MUTATING, "utime"))
-
-
-@pytest.fixture(scope="module")
-def patterns() -> Iterator[repairs.Patterns]:
-    with chains.scratch() as place:
-        yield repairs.Patterns(place)
+patterns, times_are_honest = repairs.patterns, repairs.times_are_honest
 
 
 def changed(before: chains.Image, after: chains.Image) -> set[tuple[str, str]]:

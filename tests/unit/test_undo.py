@@ -1,13 +1,13 @@
 """Undoing a repair: everything as it was, at any crash; and refused, changing nothing, once anything is different."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from storage import errors, hostinfo
-from storage.chains import journal, reconcile, undo
+from storage.chains import journal, undo
 from tests.support import chains, faults, repairs
 
 pytestmark = pytest.mark.qemu
@@ -15,17 +15,7 @@ pytestmark = pytest.mark.qemu
 v = chains.volume_id
 
 
-@pytest.fixture(autouse=True)
-def times_are_honest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No loss of power lies behind the times that these tests set; and setting a time is a change of the disk."""
-    monkeypatch.setattr(reconcile, "_started", lambda: 0.0)
-    monkeypatch.setattr(faults, "MUTATING", (*faults.MUTATING, "utime"))
-
-
-@pytest.fixture(scope="module")
-def patterns() -> Iterator[repairs.Patterns]:
-    with chains.scratch() as place:
-        yield repairs.Patterns(place)
+patterns, times_are_honest = repairs.patterns, repairs.times_are_honest
 
 
 State = dict[str, tuple[bytes, int]]

@@ -28,36 +28,41 @@ def unlinkable(stage: Stage, repository: Path, pool: str) -> Iterator[None]:
         yield
 
 
-# ---------------------------------------------------------------- createStoragePool
+# ---------------------------------------------------------------- createStoragePool, reconstructMaster
 
 
 def create(stage: Stage, row: Row, master: str, *others: str, **values: object) -> Attempt:
     return at(stage, row, storagepoolID=new_id(), masterSdUUID=master, domainList=[master, *others], **values)
 
 
-@produces("StorageDomainDoesNotExist", "createStoragePool")
+def with_master(stage: Stage, row: Row, master: str) -> Attempt:
+    """The row's verb, whichever of the two that make a domain the master of a pool."""
+    return create(stage, row, master) if row.verb == "createStoragePool" else rebuild(stage, row, master)
+
+
+@produces("StorageDomainDoesNotExist", "createStoragePool", "reconstructMaster")
 def of_an_unknown_domain(stage: Stage, row: Row) -> Attempts:
-    yield create(stage, row, new_id())
+    yield with_master(stage, row, new_id())
 
 
-@produces("StorageDomainLayoutError", "createStoragePool")
+@produces("StorageDomainLayoutError", "createStoragePool", "reconstructMaster")
 def of_a_domain_that_is_there_twice(stage: Stage, row: Row) -> Attempts:
     with general.doubled(stage, stage.here):
-        yield create(stage, row, stage.here)
+        yield with_master(stage, row, stage.here)
 
 
-@produces("StorageDomainAccessError", "createStoragePool")
+@produces("StorageDomainAccessError", "createStoragePool", "reconstructMaster")
 def of_a_domain_out_of_reach(stage: Stage, row: Row) -> Attempts:
     with stage.looping(stage.storage(stage.here)):
-        yield create(stage, row, stage.here)
+        yield with_master(stage, row, stage.here)
 
 
-@produces("StorageDomainAlreadyAttached", "createStoragePool")
-@produces("IsoCannotBeMasterDomain", "createStoragePool")
-@produces("BackupCannotBeMasterDomain", "createStoragePool")
+@produces("StorageDomainAlreadyAttached", "createStoragePool", "reconstructMaster")
+@produces("IsoCannotBeMasterDomain", "createStoragePool", "reconstructMaster")
+@produces("BackupCannotBeMasterDomain", "createStoragePool", "reconstructMaster")
 def of_a_domain_that_cannot_be_it(stage: Stage, row: Row) -> Attempts:
     wrong = {"Iso": stage.iso, "Bac": stage.backup}
-    yield create(stage, row, wrong.get(row.outcome[:3], stage.here))
+    yield with_master(stage, row, wrong.get(row.outcome[:3], stage.here))
 
 
 @produces("MixedSDVersionError", "createStoragePool")
@@ -82,16 +87,16 @@ def with_a_foreign_name(stage: Stage, row: Row) -> Attempts:
         yield on_rig(stage, row, rig, name=FOREIGN)
 
 
-@produces("AcquireLockFailure", "createStoragePool")
+@produces("AcquireLockFailure", "createStoragePool", "reconstructMaster")
 def of_a_domain_that_another_process_holds(stage: Stage, row: Row) -> Attempts:
     with general.locked(stage, stage.stray):
-        yield create(stage, row, stage.stray)
+        yield with_master(stage, row, stage.stray)
 
 
-@produces("ResourceTimeout", "createStoragePool", root=True)
+@produces("ResourceTimeout", "createStoragePool", "reconstructMaster", root=True)
 def while_a_domain_is_held(stage: Stage, row: Row) -> Attempts:
     with general.hung_verb(stage, stage.here):
-        yield create(stage, row, stage.here)
+        yield with_master(stage, row, stage.here)
 
 
 # ---------------------------------------------------------------- connectStoragePool, disconnectStoragePool
@@ -349,46 +354,9 @@ def with_too_many(stage: Stage, row: Row) -> Attempts:
     yield rebuild(stage, row, stage.here, domainDict=many)
 
 
-@produces("StorageDomainDoesNotExist", "reconstructMaster")
-def on_an_unknown_domain(stage: Stage, row: Row) -> Attempts:
-    yield rebuild(stage, row, new_id())
-
-
-@produces("StorageDomainLayoutError", "reconstructMaster")
-def on_a_domain_that_is_there_twice(stage: Stage, row: Row) -> Attempts:
-    with general.doubled(stage, stage.here):
-        yield rebuild(stage, row, stage.here)
-
-
-@produces("StorageDomainAccessError", "reconstructMaster")
-def on_a_domain_out_of_reach(stage: Stage, row: Row) -> Attempts:
-    with stage.looping(stage.storage(stage.here)):
-        yield rebuild(stage, row, stage.here)
-
-
-@produces("IsoCannotBeMasterDomain", "reconstructMaster")
-@produces("BackupCannotBeMasterDomain", "reconstructMaster")
-@produces("StorageDomainAlreadyAttached", "reconstructMaster")
-def on_a_domain_that_cannot_be_it(stage: Stage, row: Row) -> Attempts:
-    wrong = {"Iso": stage.iso, "Bac": stage.backup}
-    yield rebuild(stage, row, wrong.get(row.outcome[:3], stage.here))
-
-
 @produces("AcquireHostIdFailure", "reconstructMaster")
 def with_an_impossible_host_id(stage: Stage, row: Row) -> Attempts:
     yield rebuild(stage, row, stage.stray, hostId=251)
-
-
-@produces("AcquireLockFailure", "reconstructMaster")
-def on_a_domain_that_is_held(stage: Stage, row: Row) -> Attempts:
-    with general.locked(stage, stage.stray):
-        yield rebuild(stage, row, stage.stray)
-
-
-@produces("ResourceTimeout", "reconstructMaster", root=True)
-def while_the_domain_is_in_use(stage: Stage, row: Row) -> Attempts:
-    with general.hung_verb(stage, stage.here):
-        yield rebuild(stage, row, stage.here)
 
 
 # ---------------------------------------------------------------- upgradeStoragePool, setStoragePoolDescription
