@@ -21,6 +21,7 @@ _PROGRAMS = {
     "zsh": "tests of the client's completion in zsh",
     "groff": "formatting of the manual page",
     "mandoc": "the check of the manual page by mandoc",
+    "curl": "streams driven by curl",
 }
 
 
@@ -29,6 +30,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     lines = [f"not run here: {what}, for {program} is missing" for program, what in _missing().items()]
     if frontier.missing():
         lines.append("not run here: tests with a client in Perl, for its module Frontier::Client is missing")
+    if not os.path.exists("/dev/fuse"):
+        lines.append("not run here: tests with storage that hangs or fails, for /dev/fuse is missing")
     if os.geteuid() != 0:
         lines.append("not run here: tests marked root, for this is not root")
     return lines or ["everything can run here"]

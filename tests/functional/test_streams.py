@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import http.client
+import shutil
 import subprocess
 import uuid
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_the_standard_librarys_client_is_served(pool: daemon.Pool) -> None:
         assert (found.status, found.read() == data) == (206, True)
 
 
-@pytest.mark.skipif(not Path("/usr/bin/curl").exists(), reason="curl is not installed")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_curl_is_served_and_told_to_go_on(pool: daemon.Pool, tmp_path: Path) -> None:
     image, data = new(pool, 4 * MIB), bytes_of(4 * MIB)
     (tmp_path / "data").write_bytes(data)
