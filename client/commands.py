@@ -99,7 +99,7 @@ _NOTES: Mapping[str, Callable[[output.Reply, Session, Sequence[str]], list[str]]
     "connectStorageServer": lambda reply, *_: special.failed_connections(reply),
     "disconnectStorageServer": lambda reply, *_: special.failed_connections(reply),
     "reconcileVolumeChain": special.repaired,
-    "undoReconcile": lambda reply, *_: special.changes(reply),
+    "undoReconcile": lambda reply, *_: special.changes(reply) or ["nothing was left to put back"],
 }
 
 # Commands that are more than one call with the words in order.

@@ -113,8 +113,6 @@ CASES: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     f"prepareImage {SP} {SD} {IMG}": ([SP, SD, IMG], ok(path="/p", info={"path": "/p"}), "{'path': '/p'}\n\n"),
     f"prepareImage {SP} {SD} {IMG} {VOL}": ([SP, SD, IMG, VOL], ok(path="/p", info={}), "{}\n\n"),
     f"proveVolumeChain {SP} {SD} {IMG} {VOL}": ([SP, SD, IMG, VOL], ok(uuid=TASK), f"{TASK}\n"),
-    f"undoReconcile {SP} {SD} {IMG}": ([SP, SD, IMG, "False"], ok(repairTime="7", changed=False, changes=[]), "OK\n"),
-    f"undoReconcile {SP} {SD} {IMG} true": (
         [SP, SD, IMG, "true"],
         ok(repairTime="7", changed=False, changes=[]),
         "OK\n",
@@ -185,7 +183,7 @@ CASES |= {
 }
 
 # Commands with tests of their own: several calls, or a picture.
-ELSEWHERE = {"chain", "getVolumesList"}
+ELSEWHERE = {"chain", "getVolumesList", "undoReconcile"}
 
 WORDS = {
     "BlankableUUID": SD,
@@ -401,6 +399,14 @@ def test_changes_of_a_reconcile_go_to_stderr() -> None:
     told, undo = notes.splitlines()
     assert told == f"changed: volume {VOL} parent {OTHER} -> none (merged\\x9b)"
     assert undo.startswith("to put that back: ") and undo.endswith(f" undoReconcile {SP} {SD} {IMG}")
+
+
+@pytest.mark.parametrize(("more", "sent"), [((), "False"), (("true",), "true")])
+def test_an_undoing_that_had_nothing_to_do_says_so(more: tuple[str, ...], sent: str) -> None:
+    with fakeserver.serving({"undoReconcile": ok(repairTime="7", changed=False, changes=[])}) as fake:
+        result = clienting.run(fake, "undoReconcile", SP, SD, IMG, *more)
+    assert result == (0, "OK\n", "nothing was left to put back\n")
+    assert fake.calls == [("undoReconcile", [SP, SD, IMG, sent])]
 
 
 def test_connections_that_fail_are_named_on_stderr() -> None:
