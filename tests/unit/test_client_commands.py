@@ -113,10 +113,6 @@ CASES: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     f"prepareImage {SP} {SD} {IMG}": ([SP, SD, IMG], ok(path="/p", info={"path": "/p"}), "{'path': '/p'}\n\n"),
     f"prepareImage {SP} {SD} {IMG} {VOL}": ([SP, SD, IMG, VOL], ok(path="/p", info={}), "{}\n\n"),
     f"proveVolumeChain {SP} {SD} {IMG} {VOL}": ([SP, SD, IMG, VOL], ok(uuid=TASK), f"{TASK}\n"),
-        [SP, SD, IMG, "true"],
-        ok(repairTime="7", changed=False, changes=[]),
-        "OK\n",
-    ),
     f"reconcileVolumeChain {SP} {SD} {IMG} {VOL}": (
         [SP, SD, IMG, VOL],
         ok(volumes=[VOL, OTHER]),
